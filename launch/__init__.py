@@ -1,1 +1,1 @@
-"""launch"""
+"""How and where jobs start: one thin script per stage, and the few files they share."""

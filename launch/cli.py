@@ -1,0 +1,100 @@
+"""A dataclass becomes a command: typed flags with help and defaults, one line and exit code 2 for what a user can mend."""
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar, cast
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from jobs import InputError
+
+Command = TypeVar("Command")
+REGISTRY = ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def comma_list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[str, ...]] | None:
+    """`--streams joint,bone` for a field of type tuple[str, ...]."""
+    if info.type != tuple[str, ...]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="A,B,...",
+        instance_from_str=lambda words: tuple(word.strip() for word in words[0].split(",") if word.strip()),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(word, str) for word in value),
+        str_from_instance=lambda value: [",".join(value)],
+    )
+
+
+def parse(command: type[Command], argv: Sequence[str], about: str, default: Command | None = None) -> Command:
+    """Build `command` from `argv`.
+
+    Raises InputError for a flag that does not exist (naming the nearest and all valid ones); a value of the wrong type
+    ends the program with tyro's own message and exit code 2."""
+    kept, unknown = tyro.cli(
+        command,
+        args=list(argv),
+        description=about,
+        default=default,  # type: ignore[arg-type]  # None means "no default" to tyro as well
+        return_unknown_args=True,
+        registry=REGISTRY,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if unknown:
+        valid = sorted(flags(command, default))
+        word = unknown[0].split("=")[0].replace("_", "-")
+        near = difflib.get_close_matches(word, valid, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"unknown flag {unknown[0]!r}; {hint}valid: {', '.join(valid)}")
+    return kept
+
+
+def flags(command: type[Any], default: object | None = None, prefix: str = "--") -> list[str]:
+    """Every flag of a command dataclass, nested ones with their prefix."""
+    names: list[str] = []
+    for field in dataclasses.fields(command):
+        value = getattr(default, field.name, None)
+        nested = type(value) if dataclasses.is_dataclass(value) else field.type
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(nested):
+            inner = prefix if field.metadata.get("flat") else f"{prefix}{name}."
+            names += flags(cast(type[Any], nested), value, inner)
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def value_of(argv: Sequence[str], flag: str, otherwise: str) -> str:
+    """The value of one flag, looked up before the real parsing (a recipe decides the defaults of the rest)."""
+    found = otherwise
+    for word, following in zip(argv, [*argv[1:], ""]):
+        if word == flag:
+            found = following
+        elif word.startswith(flag + "="):
+            found = word.split("=", 1)[1]
+    return found
+
+
+def finish(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run a script's main on the command line's words and exit as design asks: 0 done, 2 the user can mend it, 130 Ctrl-C."""
+    try:
+        code = main(sys.argv[1:])
+    except InputError as error:
+        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        code = 141
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output, for scripts."""
+    print(json.dumps(value, indent=1, default=str))
