@@ -1,5 +1,1 @@
-"""What each job does: one frozen dataclass per stage, callable in any process."""
-
-from shards.errors import InputError
-
-__all__ = ["InputError"]
+"""What each job does: one frozen dataclass per stage, runnable in-process."""
