@@ -1,0 +1,1 @@
+"""Tests, importable so that spawned ranks find their functions."""
