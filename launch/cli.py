@@ -5,7 +5,7 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -19,7 +19,7 @@ REGISTRY = ConstructorRegistry()
 @REGISTRY.primitive_rule
 def comma_list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[str, ...]] | None:
     """`--streams joint,bone` for a field of type tuple[str, ...]."""
-    if info.type != tuple[str, ...]:
+    if get_args(info.type) != (str, ...):
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
