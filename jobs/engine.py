@@ -1,0 +1,193 @@
+"""The only door to DeepSpeed: joining the ranks, wrapping a method in its engine, saving and loading its files.
+
+One engine for every rank count, also for one rank on a CPU.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from acsar.types import Batch, Method
+
+DeepSpeedEngine = Any  # DeepSpeed has no types
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who this process is among the ranks, and what it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+    backend: str
+    note: str  # how the ranks talk, in one line
+
+
+@contextlib.contextmanager
+def join() -> Iterator[Ranks]:
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe (alone without them); leave it
+    at the end. A group that exists already is used and kept.
+
+    NCCL when every rank has a GPU of its own, else gloo."""
+    before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "DS_ACCELERATOR")}
+    index = _device_index()
+    if index is None:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    device = torch.device("cpu") if index is None else torch.device("cuda", index)
+    mine = not dist.is_initialized()
+    backend = _init_group(device) if mine else str(dist.get_backend())
+    rank, world = dist.get_rank(), dist.get_world_size()
+    # DeepSpeed takes its device from LOCAL_RANK, which a launcher may have narrowed to one visible GPU
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(index or 0))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        _init_deepspeed(backend)
+        yield Ranks(rank, world, device, backend, _note(world, device, backend))
+    finally:
+        if mine:
+            _leave()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class Forward(nn.Module):
+    """A method's forward pass with the step's dropout seed and precision; no generator outside it changes."""
+
+    def __init__(self, method: Method, device: torch.device, bf16: bool) -> None:
+        super().__init__()
+        self.method, self.device, self.bf16 = method, device, bf16
+
+    def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            torch.default_generator.manual_seed(seed)
+            if cuda:
+                torch.cuda.manual_seed(seed)
+            losses: dict[str, Tensor] = self.method(batch)
+        return losses
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of one rank's dropout in one step."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()[:8], "big") >> 1
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to autocast: bf16 when asked for, or with "auto" on CUDA devices that have it."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def wrap(method: Method, ranks: Ranks, batch_size: int, momentum: float, weight_decay: float, zero: int, bf16: bool) -> DeepSpeedEngine:
+    """DeepSpeed's engine around the method with SGD on the parameters that take gradients; the learning rate is set at each step.
+
+    The parameters stay fp32; a rank's share of the batch is one micro-batch."""
+    method.to(ranks.device)
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    engine, *_ = _deepspeed().initialize(
+        model=Forward(method, ranks.device, bf16),
+        model_parameters=parameters,
+        optimizer=torch.optim.SGD(parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay),
+        config={
+            "train_batch_size": batch_size,
+            "train_micro_batch_size_per_gpu": batch_size // ranks.world,
+            "gradient_accumulation_steps": 1,
+            "zero_optimization": {"stage": zero},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 10**9,
+        },
+    )
+    return engine
+
+
+def set_lr(engine: DeepSpeedEngine, lr: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def get_lr(engine: DeepSpeedEngine) -> float:
+    """The learning rate that the optimiser holds."""
+    return float(engine.optimizer.param_groups[0]["lr"])
+
+
+def save(engine: DeepSpeedEngine, folder: Path) -> list[Path]:
+    """Write the engine's state into the new `folder`, on all ranks together; returns the files that this rank wrote.
+
+    Nothing here is crash-safe by itself: jobs/checkpoint.py makes it so."""
+    engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+    shards = sorted(folder.glob("*zero_pp_rank_*"))
+    own = [path for path in shards if f"zero_pp_rank_{engine.global_rank}_" in path.name]
+    if engine.global_rank == 0:
+        own += sorted(path for path in folder.iterdir() if path not in shards)
+    return own
+
+
+def load(engine: DeepSpeedEngine, folder: Path) -> None:
+    """Load what `save` wrote, on all ranks together."""
+    path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    if path is None:
+        raise RuntimeError(f"DeepSpeed loaded nothing from {folder}")
+
+
+def _deepspeed() -> Any:
+    # imported late: it takes seconds, and reads DS_ACCELERATOR
+    return importlib.import_module("deepspeed")
+
+
+def _device_index() -> int | None:
+    """The GPU of this process, counted among the visible ones; None without any."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return int(os.environ.get("LOCAL_RANK", "0")) % count if count else None
+
+
+def _init_group(device: torch.device) -> str:
+    if "WORLD_SIZE" not in os.environ:
+        store, rank, world = dist.HashStore(), 0, 1  # alone: no port that could be taken
+    else:
+        store, rank, world = next(dist.rendezvous("env://"))
+    identity = "cpu" if device.type == "cpu" else f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
+    store.set(f"device/{rank}", identity)
+    devices = [store.get(f"device/{r}").decode() for r in range(world)]
+    own_gpus = "cpu" not in devices and len(set(devices)) == world
+    backend = "nccl" if own_gpus else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world)
+    return backend
+
+
+def _init_deepspeed(backend: str) -> None:
+    deepspeed = _deepspeed()
+    # a shared-memory operator for inference, compiled for a minute at first use; training needs none of it
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _leave() -> None:
+    comm = importlib.import_module("deepspeed.comm.comm")
+    comm.destroy_process_group()
+    comm.cdb = None  # else the next group in this process would talk through the one that is gone
+
+
+def _note(world: int, device: torch.device, backend: str) -> str:
+    if device.type == "cpu":
+        return f"{world} rank(s) on CPU, {backend}"
+    return f"{world} rank(s) on CUDA, {backend}" + (" because ranks share a GPU" if backend == "gloo" else "")
