@@ -54,7 +54,7 @@ class Clip:
     @property
     def cut(self) -> bool:
         """Whether the raw clip was longer than what is kept."""
-        return self.frames > self.bodies.shape[1]
+        return bool(self.frames > self.bodies.shape[1])
 
 
 @dataclass
