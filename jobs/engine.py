@@ -90,7 +90,9 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
 
 def use_bf16(precision: str, device: torch.device) -> bool:
     """Whether to autocast: bf16 when asked for, or with "auto" on CUDA devices that have it."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def wrap(method: Method, ranks: Ranks, batch_size: int, momentum: float, weight_decay: float, zero: int, bf16: bool) -> DeepSpeedEngine:
@@ -159,15 +161,15 @@ def _device_index() -> int | None:
 
 def _init_group(device: torch.device) -> str:
     if "WORLD_SIZE" not in os.environ:
-        store, rank, world = dist.HashStore(), 0, 1  # alone: no port that could be taken
+        store, rank, world = dist.HashStore(), 0, 1  # type: ignore[attr-defined]  # alone: no port that could be taken
     else:
-        store, rank, world = next(dist.rendezvous("env://"))
+        store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
     identity = "cpu" if device.type == "cpu" else f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
     store.set(f"device/{rank}", identity)
     devices = [store.get(f"device/{r}").decode() for r in range(world)]
     own_gpus = "cpu" not in devices and len(set(devices)) == world
     backend = "nccl" if own_gpus else "gloo"
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world)
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world)  # type: ignore[attr-defined]
     return backend
 
 
@@ -182,7 +184,7 @@ def _init_deepspeed(backend: str) -> None:
 
 
 def _leave() -> None:
-    comm = importlib.import_module("deepspeed.comm.comm")
+    comm: Any = importlib.import_module("deepspeed.comm.comm")
     comm.destroy_process_group()
     comm.cdb = None  # else the next group in this process would talk through the one that is gone
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
+from shards.manifest import sync_folder, write_file
 
 CHECKPOINT = re.compile(r"step_(\d+)\.a(\d+)")
 
@@ -68,15 +69,9 @@ class RunFolder:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write the file whole or not at all: a temporary name beside it, fsync, rename."""
+    """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_folder(path.parent)
+    write_file(path, [content])
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,15 +85,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not valid JSON ({error}); move the folder away or give another --name") from None
-
-
-def sync_folder(path: Path) -> None:
-    """Make the folder's own entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def digest(path: Path) -> str:

@@ -1,0 +1,114 @@
+"""From a packed set to batches on the device: which samples are trained on, and in what order they come."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from acsar import draws
+from acsar.types import Batch
+from shards import protocols, stream
+from shards.errors import InputError
+from shards.manifest import SampleEntry
+from shards.stream import PackedSet, Rows
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The training part of one protocol, in pieces; every list is sorted.
+
+    keys     trained on
+    aside    never trained on: some samples of the held-aside training subjects, for text_reliance
+    queries  all samples of the held-aside training subjects (1-NN during training asks these)
+    gallery  the rest of the training part
+    """
+
+    keys: list[str]
+    aside: list[str]
+    queries: list[str]
+    gallery: list[str]
+    test_count: int
+
+
+def choose(packed: PackedSet, protocol: str, seed: int, aside: int) -> TrainingSet:
+    """Split the protocol's training part; `aside` samples at most (and a tenth of the part) are kept out of training.
+
+    Which ones depends on (seed, key) and the sorted subject ids alone."""
+    train, test = protocols.parts(packed.samples, protocol, packed.manifest["benchmark"])
+    entries = {entry["key"]: entry for entry in packed.samples}
+    held = sorted(protocols.held_aside([entries[key] for key in train], seed))
+    kept_out = set(by_hash(held, seed)[: min(aside, len(train) // 10)])
+    return TrainingSet(
+        keys=[key for key in sorted(train) if key not in kept_out],
+        aside=sorted(kept_out),
+        queries=held,
+        gallery=sorted(set(train) - set(held)),
+        test_count=len(test),
+    )
+
+
+def by_hash(keys: Sequence[str], seed: int) -> list[str]:
+    """The keys in an order that depends on the seed and each key alone."""
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+
+
+def check_batch(size: int, samples: int, world: int) -> None:
+    """Raise InputError when the ranks do not divide the batch or the samples do not fill one."""
+    if size % world:
+        below = size // world * world
+        sizes = " or ".join(str(s) for s in (below, below + world) if s)
+        raise InputError(f"a batch of {size} cannot be divided among {world} ranks; use --batch-size {sizes}")
+    if samples < size:
+        raise InputError(f"{samples} training samples do not fill a batch of {size}; use --batch-size {samples} or less, or more data")
+
+
+def batches(
+    packed: PackedSet,
+    keys: Sequence[str],
+    size: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    rank: int,
+    world: int,
+    workers: int,
+    device: torch.device,
+    text: bool,
+) -> Iterator[Batch]:
+    """This rank's rows of the global batches of steps first_step ... steps - 1, on the device; text only where it is wanted."""
+    rows = stream.batches(packed, keys, size, seed, first_step, steps, rank=rank, world=world, workers=workers)
+    for step, row in enumerate(rows, first_step):
+        yield to_batch(row, seed, step // (len(keys) // size), text).to(device)
+
+
+def to_batch(rows: Rows, seed: int, epoch: int, text: bool) -> Batch:
+    """Rows as tensors, with the base of every random draw of this epoch. Labels stay behind: no method here may look."""
+    ids = torch.tensor([draws.key_id(key) for key in rows.keys], dtype=torch.int64)
+    wanted = text and rows.text is not None
+    return Batch(
+        joints=torch.from_numpy(rows.joints),
+        frames=torch.from_numpy(rows.frames),
+        draws=draws.base(seed, epoch, ids),
+        keys=rows.keys,
+        text=torch.from_numpy(rows.text).float() if wanted and rows.text is not None else None,
+        text_id=torch.from_numpy(rows.text_id) if wanted and rows.text_id is not None else None,
+    )
+
+
+class EqualCaptions:
+    """The share of samples in a step's global batch whose caption another sample of it has too."""
+
+    def __init__(self, entries: Sequence[SampleEntry], keys: Sequence[str], size: int, seed: int) -> None:
+        ids = {entry["key"]: entry["text_id"] for entry in entries}
+        self._ids = [ids[key] for key in sorted(keys)]
+        self._size, self._seed = size, seed
+        self._keys = sorted(keys)
+        self._epoch, self._order = -1, list[int]()
+
+    def __call__(self, step: int) -> float:
+        epoch, place = divmod(step, len(self._keys) // self._size)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, stream.epoch_order(self._keys, self._seed, epoch).tolist()
+        ids = [self._ids[i] for i in self._order[place * self._size : (place + 1) * self._size]]
+        return sum(ids.count(i) > 1 for i in ids) / len(ids)

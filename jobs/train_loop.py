@@ -1,0 +1,133 @@
+"""The training loop: one screen, no method's name in it."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from acsar.types import Batch
+from jobs import engine as deepspeed
+from jobs.journal import Journal
+from jobs.schedule import Schedule
+
+Interrupted = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When things happen, in completed steps (0 = never)."""
+
+    seed: int
+    batch_size: int
+    steps_per_epoch: int
+    save_every: int
+    evaluate_every: int
+    stop_after: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the loop ended: completed steps; finished, stopped, interrupted or nonfinite; and why."""
+
+    step: int
+    status: str
+    message: str = ""
+
+
+def train(
+    engine: deepspeed.DeepSpeedEngine,
+    batches: Iterable[Batch],
+    schedule: Schedule,
+    first: int,
+    cadence: Cadence,
+    journal: Journal,
+    interrupted: Interrupted,
+    save: Callable[[int], None],
+    evaluate: Callable[[int], None],
+    equal_captions: Callable[[int], float | None],
+) -> Outcome:
+    """Train from completed step `first` to the schedule's end, a stop or a signal. Every rank runs it and leaves at the same step."""
+    rank, stream = dist.get_rank(), iter(batches)
+    for step in range(first, schedule.steps):
+        if step >= cadence.stop_after > 0:
+            return Outcome(step, "stopped", f"--stop-after {cadence.stop_after}")
+        began = time.perf_counter()
+        batch = next(stream)
+        waited = time.perf_counter() - began
+
+        deepspeed.set_lr(engine, schedule(step))
+        losses = engine(batch, deepspeed.dropout_seed(cadence.seed, step, rank))
+        total = torch.stack(list(losses.values())).sum()
+        stop, values = agree(interrupted(), losses)
+        if not all(map(math.isfinite, values.values())):
+            return Outcome(step, "nonfinite", f"step {step + 1}: {values}; samples {', '.join(culprits(losses, batch))}")
+        engine.backward(total)
+        engine.step()
+
+        done, seconds = step + 1, time.perf_counter() - began
+        journal.write(
+            "step",
+            step=done,
+            epoch=step // cadence.steps_per_epoch,
+            loss=sum(values.values()),
+            losses=values,
+            lr=schedule(step),
+            step_ms=round(seconds * 1e3, 3),
+            data_wait_ms=round(waited * 1e3, 3),
+            samples_per_s=round(cadence.batch_size / seconds, 3),
+            equal_captions=equal_captions(step),
+        )
+        last = done == schedule.steps
+        if cadence.evaluate_every and (last or done % cadence.evaluate_every == 0):
+            evaluate(done)
+        if last or stop or done == cadence.stop_after or (cadence.save_every and done % cadence.save_every == 0):
+            save(done)
+        if stop and not last:
+            return Outcome(done, "interrupted", "a signal asked to stop")
+    return Outcome(schedule.steps, "finished")
+
+
+@torch.no_grad()
+def agree(stop: bool, losses: dict[str, Tensor]) -> tuple[bool, dict[str, float]]:
+    """Whether any rank wants to stop, and the losses' means over the ranks: not finite as soon as one rank's is not. One exchange."""
+    shared = torch.stack([loss.detach().double() for loss in losses.values()] or [torch.zeros(())])
+    shared = torch.cat([shared.new_tensor([float(stop)]), shared])
+    dist.all_reduce(shared)
+    flag, *means = (shared / dist.get_world_size()).tolist()
+    return flag > 0, dict(zip(losses, means))
+
+
+def culprits(losses: dict[str, Tensor], batch: Batch) -> list[str]:
+    """Sample keys of every rank whose own losses are not finite."""
+    own = [] if all(bool(torch.isfinite(loss)) for loss in losses.values()) else list(batch.keys)
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, own)
+    return [key for keys in gathered for key in keys]
+
+
+@contextmanager
+def signals() -> Iterator[Interrupted]:
+    """While inside, SIGINT and SIGTERM only set a flag, which the yielded function reads; the loop acts on it between steps."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""encoder.safetensors: a query encoder with its statistics, and the configuration that builds it again. No pickle."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+import acsar
+from acsar.ac_sar import ACSARConfig
+from acsar.scdnet import SCDNetConfig
+from acsar.types import Method
+from jobs.codec import decode, encode
+from jobs.run_folder import RunFolder, write_bytes
+from shards.errors import InputError
+
+KINDS = {"SCDNetConfig": SCDNetConfig, "ACSARConfig": ACSARConfig}
+
+
+def save_encoder(path: Path, method: Method, config: SCDNetConfig, skeleton: str, facts: dict[str, str]) -> None:
+    """Write the query encoder whole or not at all, with the configuration (its stream included) and `facts` as metadata."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in query(method).state_dict().items()}
+    described = {"method": json.dumps({"kind": type(config).__name__, **encode(config)}), "skeleton": skeleton, "stream": config.stream}
+    write_bytes(path, safetensors.torch.save(state, {**facts, **described}))
+
+
+def load_encoder(path: Path) -> Method:
+    """The method that `save_encoder` wrote, with query and key encoder set to its weights, in evaluation mode.
+
+    Raises InputError when the file is no such file."""
+    facts = metadata(path)
+    kind = KINDS.get(json.loads(facts["method"]).get("kind"))
+    if kind is None:
+        raise InputError(f"{path} holds an unknown kind of method; one of {', '.join(KINDS)}")
+    method = acsar.build(decode(kind, json.loads(facts["method"])), skeleton=facts["skeleton"])
+    load_into(method, path)
+    return method.eval()
+
+
+def load_into(method: Method, path: Path) -> None:
+    """Set query and key encoder to the file's weights. Raises InputError naming what does not fit."""
+    state = safetensors.torch.load_file(path)
+    for encoder in (query(method), key(method)):
+        own = encoder.state_dict()
+        wrong = sorted({n for n, t in own.items() if n not in state or state[n].shape != t.shape} | (set(state) - set(own)))
+        if wrong:
+            raise InputError(f"{path} does not fit this recipe ({len(wrong)} tensors differ, first {wrong[0]}); use the recipe it came from")
+        encoder.load_state_dict(state)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The file's metadata: method, stream, skeleton, recipe, content_id, step."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts = dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no safetensors file ({error})") from None
+    if "method" not in facts or "skeleton" not in facts:
+        raise InputError(f"{path} was not written by pretraining (no configuration in it); give RUNS/NAME/STREAM/encoder.safetensors")
+    return facts
+
+
+def find(init: str, runs: Path, stream: str) -> Path:
+    """The encoder.safetensors that --init RUN|FILE means: a file, a run folder, or a run's name. Raises InputError naming what was tried."""
+    given = Path(init)
+    if given.is_file():
+        return given
+    tried = [RunFolder(folder / stream).encoder for folder in (given, runs / init)]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise InputError(f"--init {init}: neither a file, nor is there {' or '.join(str(path) for path in tried)}")
+
+
+def with_stream(config: SCDNetConfig, stream: str) -> SCDNetConfig:
+    """The method's configuration for one stream."""
+    return replace(config, stream=stream)  # type: ignore[arg-type]
+
+
+def query(method: Method) -> nn.Module:
+    """The query encoder: what probes and other runs use."""
+    encoder = method.query
+    assert isinstance(encoder, nn.Module)
+    return encoder
+
+
+def key(method: Method) -> nn.Module:
+    """The momentum encoder."""
+    encoder = method.key
+    assert isinstance(encoder, nn.Module)
+    return encoder
