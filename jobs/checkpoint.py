@@ -4,8 +4,10 @@ Every rank writes and fsyncs its files and sends (name, bytes, sha256) to rank 0
 has taken over. A reader checks every size and hash.
 """
 
+import math
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from jobs import engine as deepspeed
-from jobs.journal import read
+from jobs.journal import Journal, read
 from jobs.run_folder import (
     RunFolder,
     claim,
@@ -25,6 +27,7 @@ from jobs.run_folder import (
     trusted,
     write_json,
 )
+from jobs.schedule import Schedule
 from shards.errors import InputError
 from shards.manifest import sync_folder
 
@@ -103,10 +106,20 @@ def verify(path: Path) -> str | None:
     return None
 
 
-def save(engine: deepspeed.DeepSpeedEngine, folder: RunFolder, attempt: int, step: int, ranks: deepspeed.Ranks) -> int:
-    """Save after `step` completed steps, on all ranks together; returns the bytes written by all.
+def resume(engine: deepspeed.DeepSpeedEngine, folder: RunFolder, start: Start, schedule: Schedule) -> None:
+    """Load the start's checkpoint, on all ranks together, and check that it stands where its name says."""
+    deepspeed.load(engine, folder.checkpoints / start.checkpoint)
+    assert engine.global_steps == start.step, (engine.global_steps, start)
+    assert math.isclose(deepspeed.get_lr(engine), schedule(start.step - 1)), (deepspeed.get_lr(engine), schedule)
+
+
+def save(
+    engine: deepspeed.DeepSpeedEngine, folder: RunFolder, attempt: int, step: int, ranks: deepspeed.Ranks, journal: Journal
+) -> None:
+    """Save after `step` completed steps, on all ranks together, and say so in the journal.
 
     Raises InputError on every rank when a newer attempt has taken over: then the checkpoint stays without COMPLETE."""
+    began = time.perf_counter()
     path = folder.checkpoint(step, attempt)
     own = []
     for file in deepspeed.save(engine, path):
@@ -128,7 +141,9 @@ def save(engine: deepspeed.DeepSpeedEngine, folder: RunFolder, attempt: int, ste
     dist.broadcast_object_list(left)
     if left[0]:
         raise InputError(f"attempt {attempt} of {folder.path} stops at step {step}: a newer attempt has taken over this run")
-    return sum(entry["bytes"] for entry in files)
+    milliseconds = round((time.perf_counter() - began) * 1e3, 3)
+    journal.write("save", step=step, path=path.name, ms=milliseconds, bytes=sum(entry["bytes"] for entry in files))
+    journal.sync()
 
 
 def _forget(folder: RunFolder, attempt: int) -> None:

@@ -22,7 +22,8 @@ Record = dict[str, Any]
 class Journal:
     """Append-only writer; each record is one write() and is flushed at once. Without a path (other ranks) it writes nothing."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, step: int = 0) -> None:
+        self.step = step  # completed steps, as far as was written
         self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +31,8 @@ class Journal:
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one record."""
+        if kind == "step":
+            self.step = fields["step"]
         if self._file is not None:
             self._file.write((json.dumps({"type": kind, "time": round(time.time(), 3), **fields}) + "\n").encode())
 

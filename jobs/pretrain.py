@@ -1,18 +1,33 @@
 """Pretraining of one comparison: its dataclass is the flags, what a scheduler pickles, what MLflow records and what tests call."""
 
+import os
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+import torch.distributed as dist
+
+import acsar
+from acsar.ac_sar import ACSARConfig
+from acsar.recipes import RECIPES
+from acsar.scdnet import SCDNetConfig
+from acsar.types import Method
+from jobs import checkpoint, environment, journal, weights
+from jobs import engine as deepspeed
+from jobs.batches import EqualCaptions, TrainingSet, batches, check_batch, choose
+from jobs.codec import encode
+from jobs.evaluation import Evaluation
+from jobs.run_folder import RunFolder, digest, read_json, superseded, write_json
+from jobs.schedule import Schedule
+from jobs.train_loop import Cadence, Interrupted, Outcome, signals, train
 from shards.errors import InputError
-
-if TYPE_CHECKING:
-    from acsar.ac_sar import ACSARConfig
-    from acsar.scdnet import SCDNetConfig
+from shards.stream import PackedSet
 
 STREAMS = ("joint", "bone", "motion")
-# what may change between two calls of the same run; everything else under the same name is another experiment
-MAY_DIFFER = ("data", "runs", "streams", "nodes", "workers", "stop_after", "save_every")
+# what may change between two calls of the same run (the data are compared by content id); all else is another experiment
+MAY_DIFFER = ("data", "runs", "name", "streams", "nodes", "workers", "stop_after", "save_every")
 
 
 @dataclass(frozen=True)
@@ -21,7 +36,7 @@ class Pretrain:
 
     data: Path  # packed set
     name: str  # the comparison's name: RUNS/NAME
-    method: "SCDNetConfig | ACSARConfig"  # the method's own hyper-parameters; its stream is set by the call
+    method: SCDNetConfig | ACSARConfig  # the method's own hyper-parameters; its stream is set by the call
     recipe: str  # where the numbers below come from
     batch_size: int  # global batch, over all ranks
     lr: float  # learning rate after the warm-up
@@ -50,8 +65,6 @@ class Pretrain:
     @classmethod
     def of(cls, recipe: str, data: Path, name: str, **changes: Any) -> "Pretrain":
         """The job that a recipe describes, with changed fields. Raises InputError naming the recipes for an unknown one."""
-        from acsar.recipes import RECIPES
-
         if recipe not in RECIPES:
             raise InputError(f"unknown recipe {recipe!r}; one of {', '.join(sorted(RECIPES))}")
         r = RECIPES[recipe]
@@ -70,3 +83,243 @@ class Pretrain:
             warmup=r.warmup,
         )
         return replace(job, **changes)
+
+    def __call__(self, stream: str) -> dict[str, Any]:
+        """Train one stream to its end, to --stop-after or until a signal, from wherever it stands; every rank calls this.
+
+        Returns {"status": "finished" | "stopped" | "interrupted", "step", ...}: what result.json holds once it is finished. The ranks
+        come from RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without them there is one.
+        Raises InputError for what the user can mend."""
+        if stream not in STREAMS:
+            raise InputError(f"unknown stream {stream!r}; one of {', '.join(STREAMS)}")
+        folder, packed = RunFolder(self.runs / self.name / stream), PackedSet.open(self.data)
+        same_configuration(folder, self, packed.content_id)
+        if folder.result.is_file():
+            return dict(read_json(folder.result))
+        with signals() as interrupted, deepspeed.join() as ranks:
+            return _Run(self, stream, folder, packed, ranks)(interrupted)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a job: samples by part, rows per rank, steps."""
+
+    train: int
+    aside: int
+    held_aside: int
+    test: int
+    world: int
+    rows: int  # of each rank
+    steps_per_epoch: int
+    steps: int
+    drop_step: int  # from which the learning rate is a tenth
+    provenance: str  # of the texts that are used; "" = none
+    supervision: str  # "none", or "text-from-label" when texts are a function of the class or of the motion program
+
+    @property
+    def epochs(self) -> float:
+        return self.steps / self.steps_per_epoch
+
+
+def plan(job: Pretrain, world: int) -> Plan:
+    """What the job will do on `world` ranks. Raises InputError for every setting that does not fit the data or the ranks."""
+    return _plan(job, PackedSet.open(job.data), world)[1]
+
+
+def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> None:
+    """Raise InputError naming the fields in which the folder's run differs from this job, apart from MAY_DIFFER."""
+    if not folder.config.is_file():
+        return
+    config = read_json(folder.config)
+    then = _flat(config["job"]) | {"content id of the data": config["facts"]["content_id"]}
+    now = _flat(encode(job)) | {"content id of the data": content_id}
+    names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name) and name not in MAY_DIFFER]
+    if names:
+        told = ", ".join(f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in names)
+        raise InputError(f"{folder.path} belongs to another configuration: {told}; give another --name or the old values")
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in document.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _plan(job: Pretrain, packed: PackedSet, world: int) -> tuple[TrainingSet, Plan]:
+    data = choose(packed, job.protocol, job.seed, job.batch_size if job.aside is None else job.aside)
+    check_batch(job.batch_size, len(data.keys), world)
+    steps_per_epoch = len(data.keys) // job.batch_size
+    steps = job.steps if job.steps is not None else (job.epochs or 0) * steps_per_epoch
+    if steps < 1:
+        raise InputError("the schedule has no steps; give --steps N or --epochs N")
+    if job.method.queue > len(data.keys) / 2 and not job.allow_large_queue:
+        raise InputError(
+            f"a queue of {job.method.queue} is longer than half of the {len(data.keys)} training samples (they would be their own negatives); "
+            f"use --method.queue {len(data.keys) // 2} or less, or --allow-large-queue"
+        )
+    provenance = _provenance(job, packed)
+    return data, Plan(
+        train=len(data.keys),
+        aside=len(data.aside),
+        held_aside=len(data.queries),
+        test=data.test_count,
+        world=world,
+        rows=job.batch_size // world,
+        steps_per_epoch=steps_per_epoch,
+        steps=steps,
+        drop_step=round(job.drop_at * steps),
+        provenance=provenance,
+        supervision="text-from-label" if provenance in ("label", "program") else "none",
+    )
+
+
+def _provenance(job: Pretrain, packed: PackedSet) -> str:
+    """Where the texts that the method uses come from; "" when it uses none."""
+    if not isinstance(job.method, ACSARConfig):
+        return ""
+    text = packed.manifest["text"]
+    if text is None:
+        raise InputError(
+            f"{job.data} has no texts, which recipe {job.recipe} needs; pack again with --captions FILE (and --text DIR for features), "
+            "or use recipe scdnet"
+        )
+    if text["provenance"] == "label" and not job.allow_label_text:
+        raise InputError(
+            f"the texts of {job.data} are a function of the class: pretraining with them is supervised by labels; "
+            "add --allow-label-text to do it anyway (the run is marked), or use recipe scdnet"
+        )
+    return text["provenance"]
+
+
+@dataclass
+class _Run:
+    """One stream on this rank, from its start to its outcome."""
+
+    job: Pretrain
+    stream: str
+    folder: RunFolder
+    packed: PackedSet
+    ranks: deepspeed.Ranks
+
+    def __call__(self, interrupted: Interrupted) -> dict[str, Any]:
+        job, ranks = self.job, self.ranks
+        self.data, self.plan = _plan(job, self.packed, ranks.world)
+        method = self.method()
+        start = checkpoint.begin(self.folder, ranks, job.zero, environment.facts())
+        bf16 = deepspeed.use_bf16(job.precision, ranks.device)
+        engine = deepspeed.wrap(method, ranks, job.batch_size, job.momentum, job.weight_decay, job.zero, bf16)
+        with journal.Journal(self.folder.journal(start.attempt) if ranks.rank == 0 else None, start.step) as records:
+            self.begin(records, start, bf16)
+            try:
+                outcome = self.train(engine, method, start, records, interrupted)
+                result = self.finish(method, start.attempt, outcome)
+            except BaseException as error:
+                records.write("end", step=records.step, status="failed", message=f"{type(error).__name__}: {error}")
+                raise
+            records.write("end", step=outcome.step, status=outcome.status, message=outcome.message)
+        engine.destroy()
+        if outcome.status == "nonfinite":
+            raise InputError(
+                f"the loss of {self.folder.path} is not finite: {outcome.message}; the newest checkpoint stays; "
+                "give another --name with a lower --lr or a longer --warmup"
+            )
+        return result
+
+    def method(self) -> Method:
+        """The method of this stream, built from the seed, with --init's weights."""
+        config = weights.with_stream(self.job.method, self.stream)
+        method = acsar.build(config, self.packed.manifest["skeleton"], self.packed.text_shape or (77, 512), self.job.seed)
+        if self.job.init is not None:
+            weights.load_into(method, weights.find(self.job.init, self.job.runs, self.stream))
+        return method
+
+    def begin(self, records: journal.Journal, start: checkpoint.Start, bf16: bool) -> None:
+        """config.json at the first attempt; the journal's start record and notes."""
+        if self.ranks.rank == 0 and not self.folder.config.is_file():
+            write_json(self.folder.config, {"job": encode(self.job), "stream": self.stream, "facts": self.facts()})
+        records.write(
+            "start",
+            attempt=start.attempt,
+            step=start.step,
+            resumed_from=start.checkpoint or None,
+            steps=self.plan.steps,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            world=self.ranks.world,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            threads=torch.get_num_threads(),
+        )
+        for text in (self.ranks.note, "bf16 autocast over fp32 parameters" if bf16 else "fp32", *start.notes):
+            records.write("note", text=text)
+
+    def facts(self) -> dict[str, Any]:
+        """What config.json says besides the job."""
+        p = self.plan
+        return {
+            "content_id": self.packed.content_id,
+            "protocol": self.job.protocol,
+            "benchmark": self.packed.manifest["benchmark"],
+            "skeleton": self.packed.manifest["skeleton"],
+            "provenance": p.provenance,
+            "supervision": p.supervision,
+            "train": p.train,
+            "aside": p.aside,
+            "held_aside": p.held_aside,
+            "test": p.test,
+            "steps": p.steps,
+            "steps_per_epoch": p.steps_per_epoch,
+            **environment.facts(),
+        }
+
+    def train(
+        self,
+        engine: deepspeed.DeepSpeedEngine,
+        method: Method,
+        start: checkpoint.Start,
+        records: journal.Journal,
+        interrupted: Interrupted,
+    ) -> Outcome:
+        """Resume and run the loop."""
+        job, p, ranks = self.job, self.plan, self.ranks
+        schedule = Schedule(p.steps, job.lr, job.warmup, job.drop_at)
+        if start.checkpoint:
+            checkpoint.resume(engine, self.folder, start, schedule)
+        evaluation = Evaluation(method, self.packed, self.data, job.seed, ranks.device)
+        equal = EqualCaptions(self.packed.samples, self.data.keys, job.batch_size, job.seed)
+        where = (job.seed, start.step, p.steps, ranks.rank, ranks.world, job.workers, ranks.device, method.needs_text)
+        every = job.evaluate_every * p.steps_per_epoch
+        return train(
+            engine,
+            batches(self.packed, self.data.keys, job.batch_size, *where),
+            schedule,
+            start.step,
+            Cadence(job.seed, job.batch_size, p.steps_per_epoch, job.save_every, every, job.stop_after or 0),
+            records,
+            interrupted,
+            save=lambda step: checkpoint.save(engine, self.folder, start.attempt, step, ranks, records),
+            # the other ranks wait for rank 0 in the next step's first exchange
+            evaluate=lambda step: records.write("eval", step=step, metrics=evaluation()) if ranks.rank == 0 else None,
+            equal_captions=lambda step: equal(step) if method.needs_text and ranks.rank == 0 else None,
+        )
+
+    def finish(self, method: Method, attempt: int, outcome: Outcome) -> dict[str, Any]:
+        """At the schedule's end the encoder, then result.json, by rank 0; the same dictionary on every rank."""
+        result: dict[str, Any] = {"status": outcome.status, "step": outcome.step, "stream": self.stream}
+        if outcome.status == "finished" and self.ranks.rank == 0 and not superseded(self.folder, attempt):
+            facts = {"recipe": self.job.recipe, "content_id": self.packed.content_id, "step": str(outcome.step)}
+            config = weights.with_stream(self.job.method, self.stream)
+            weights.save_encoder(self.folder.encoder, method, config, self.packed.manifest["skeleton"], facts)
+            steps = [record for record in journal.read(self.folder.path) if record["type"] == "step"]
+            epoch = steps[-self.plan.steps_per_epoch :]
+            result |= {
+                "steps": outcome.step,
+                "loss": sum(record["loss"] for record in epoch) / len(epoch),
+                "seconds": round(sum(record["step_ms"] for record in steps) / 1e3, 3),
+                "attempts": attempt,
+                "encoder_sha256": digest(self.folder.encoder),
+            }
+            write_json(self.folder.result, result)
+        shared = [result]
+        dist.broadcast_object_list(shared)
+        return shared[0]
