@@ -1,0 +1,217 @@
+"""Two views of a clip: crop and resize in time, rotate, flip, shear, mask joints, mask frames (SCD-Net code, feeder/augmentations).
+
+Batched on the clips' own device. All chance comes from acsar.draws; rotation and shear are one 3x3 matrix per sample, the flip is a
+permutation of joints that commutes with both, and the two masks are one product.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from acsar.draws import uniform
+from acsar.skeleton import Skeleton
+from acsar.streams import Stream, stream
+
+FRAMES = 64
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly views are disturbed; the defaults are SCD-Net's.
+
+    probability    of each of rotation, flip, shear, joint mask and frame mask
+    min_crop       smallest share of the valid frames that a crop keeps, but never fewer than 64 frames where there are as many
+    rotate, tilt   degrees: largest angle about the main axis, and about the two others
+    shear          largest size of the six off-diagonal entries
+    flip           left and right joints change places; "mirror" also changes the sign of x
+    masked_joints  of V; anchors: joints whose neighbourhoods vote for them
+    masked_cubes   of the `cubes` equal stretches of the 64 frames
+    """
+
+    probability: float = 0.5
+    min_crop: float = 0.1
+    rotate: float = 30.0
+    tilt: float = 1.0
+    shear: float = 1.0
+    flip: Literal["permute", "mirror", "none"] = "permute"
+    masked_joints: int = 8
+    anchors: int = 5
+    cubes: int = 16
+    masked_cubes: int = 6
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.probability <= 1 and 0 <= self.min_crop <= 1):
+            raise ValueError(f"probability {self.probability} and min_crop {self.min_crop} are shares between 0 and 1")
+        if self.cubes < 1 or FRAMES % self.cubes or not 0 <= self.masked_cubes <= self.cubes:
+            raise ValueError(f"cubes {self.cubes} must divide {FRAMES} frames and masked_cubes {self.masked_cubes} be at most as many")
+        if self.flip not in ("permute", "mirror", "none"):
+            raise ValueError(f"flip {self.flip!r} is none of permute, mirror, none")
+
+
+@dataclass(frozen=True)
+class ViewDraws:
+    """All that chance decides about one view of B samples.
+
+    start, length [B] int64: the crop; matrix [B,3,3] float32: rotation, mirror and shear in one; flipped [B] bool;
+    joints [B,V] and frames [B,64] bool: what the masks keep."""
+
+    start: Tensor
+    length: Tensor
+    matrix: Tensor
+    flipped: Tensor
+    joints: Tensor
+    frames: Tensor
+
+
+@torch.no_grad()
+def view(joints: Tensor, frames: Tensor, draws: Tensor, view: int, name: Stream, skeleton: Skeleton, config: Augmentation) -> Tensor:
+    """View number `view` of joints [B,3,T,V,M] with `frames` [B] valid frames -> [B,3,64,V,M] of the stream called `name`.
+
+    A function of its arguments alone: row i is the same whatever the other rows are, and no generator is touched."""
+    frames = frames.clamp(max=joints.shape[2])
+    drawn = draws_for(draws, view, frames, skeleton, config)
+    x = stream(crop_resize(joints, drawn.start, drawn.length), name, skeleton)
+    x = transform(x, drawn.matrix)
+    if config.flip != "none":
+        x = flip(x, drawn.flipped, skeleton)
+    return mask(x, drawn.joints, drawn.frames)
+
+
+@torch.no_grad()
+def centre_view(joints: Tensor, frames: Tensor, name: Stream, skeleton: Skeleton, ratio: float = 0.95) -> Tensor:
+    """The view without chance, for evaluation: centre crop of joints [B,3,T,V,M], resize, stream -> [B,3,64,V,M]."""
+    start, length = centre_crop(frames.clamp(max=joints.shape[2]), ratio)
+    return stream(crop_resize(joints, start, length), name, skeleton)
+
+
+def draws_for(draws: Tensor, view: int, frames: Tensor, skeleton: Skeleton, config: Augmentation) -> ViewDraws:
+    """What view number `view` is made of, for samples with bases `draws` [B] and `frames` [B] valid frames.
+
+    Order of the uniform numbers: crop 2, gates 5, rotation 4, shear 6, anchors, cubes, ties V."""
+    sizes = [2, 5, 4, 6, config.anchors, config.cubes, skeleton.size]
+    # float64 from here to the rounded matrix: an angle's last bit may differ between devices, its float32 rounding does not.
+    crop, gates, turn, skew, anchors, cubes, ties = uniform(draws, view, sum(sizes)).double().split_with_sizes(sizes, 1)
+    rotated, flipped, sheared, hidden, skipped = (gates < config.probability).unbind(1)
+    start, length = random_crop(frames, crop, config.min_crop)
+    matrix = _gated(rotated, rotation(turn, config.rotate, config.tilt))
+    if config.flip == "mirror":
+        mirrored = torch.diag(matrix.new_tensor([-1, 1, 1])).expand_as(matrix)
+        matrix = _product(_gated(flipped, mirrored), matrix)
+    matrix = _product(_gated(sheared, shear(skew, config.shear)), matrix)
+    kept_joints = spatial_mask((anchors * skeleton.size).long(), ties, config.masked_joints, skeleton)
+    kept_frames = temporal_mask(cubes, config.masked_cubes)
+    return ViewDraws(start, length, matrix.float(), flipped, kept_joints | ~hidden[:, None], kept_frames | ~skipped[:, None])
+
+
+def random_crop(frames: Tensor, u: Tensor, minimum: float = 0.1) -> tuple[Tensor, Tensor]:
+    """(start, length), both [B] int64, of a training crop: frames [B] valid frames, u [B,2] uniform (size, place).
+
+    A share U(minimum,1) of the frames, at least 64 of them, at most all; every place is equally likely."""
+    share = minimum + (1 - minimum) * u[:, 0].double()
+    length = torch.minimum((frames * share).floor().long().clamp(min=FRAMES), frames)
+    return ((frames - length + 1) * u[:, 1].double()).long(), length
+
+
+def centre_crop(frames: Tensor, ratio: float = 0.95) -> tuple[Tensor, Tensor]:
+    """(start, length), both [B] int64, of the evaluation crop of `frames` [B] valid frames: (1-ratio)/2 is cut off each end."""
+    start = ((1 - ratio) * frames.double() / 2).long()
+    return start, frames - 2 * start
+
+
+def crop_resize(x: Tensor, start: Tensor, length: Tensor, out: int = FRAMES) -> Tensor:
+    """Frames [start, start+length) of each clip x [B,C,T,V,M], start and length [B], resized along time -> [B,C,out,V,M].
+
+    Linear between the two nearest frames at (j+0.5)*length/out - 0.5, clamped to the crop; no smoothing when frames are dropped.
+    Crops stay inside the clip (the caller clamps them to T)."""
+    b, c, t, v, m = x.shape
+    place = torch.arange(out, dtype=torch.float64, device=x.device) + 0.5
+    place = (place * (length[:, None] / out) - 0.5).clamp(min=0)
+    last = length[:, None] - 1
+    first = torch.minimum(place.long(), last)
+    second = torch.minimum(first + 1, last)
+    weight = (place - first).to(x.dtype)
+    # Only the frames that are needed are read, as whole rows of V*M numbers.
+    rows = x.reshape(b * c * t, v * m)
+    clips = torch.arange(b * c, device=x.device).view(b, c, 1) * t + start[:, None, None]
+    low = rows.index_select(0, (clips + first[:, None]).flatten())
+    high = rows.index_select(0, (clips + second[:, None]).flatten())
+    weights = weight[:, None].expand(b, c, out).reshape(-1, 1)
+    return low.lerp_(high, weights).view(b, c, out, v, m)
+
+
+def rotation(u: Tensor, main: float = 30.0, other: float = 1.0) -> Tensor:
+    """Rz Ry Rx [B,3,3] from u [B,4] uniform: the main axis, then an angle about x, y and z.
+
+    U(0,main) degrees about the main axis, U(0,other) about the two others, clockwise as SCD-Net turns."""
+    chosen = (u[:, :1] * 3).long() == torch.arange(3, device=u.device)
+    angle = u[:, 1:] * torch.where(chosen, math.radians(main), math.radians(other)).to(u.dtype)
+    c, s = angle.cos().unbind(1), angle.sin().unbind(1)
+    zero, one = torch.zeros_like(c[0]), torch.ones_like(c[0])
+    x = _matrix([one, zero, zero, zero, c[0], s[0], zero, -s[0], c[0]])
+    y = _matrix([c[1], zero, -s[1], zero, one, zero, s[1], zero, c[1]])
+    z = _matrix([c[2], s[2], zero, -s[2], c[2], zero, zero, zero, one])
+    return _product(z, _product(y, x))
+
+
+def shear(u: Tensor, size: float = 1.0) -> Tensor:
+    """[B,3,3] with ones on the diagonal and U(-size,size) elsewhere, from u [B,6] uniform."""
+    a = ((2 * u - 1) * size).unbind(1)
+    one = torch.ones_like(a[0])
+    return _matrix([one, a[0], a[1], a[2], one, a[3], a[4], a[5], one])
+
+
+def transform(x: Tensor, matrix: Tensor) -> Tensor:
+    """p -> matrix p for every point of x [B,3,T,V,M] with matrix [B,3,3].
+
+    Three products instead of a matrix multiplication: autocast leaves them alone and the bits do not depend on the batch."""
+    flat = x.flatten(2)
+    out = matrix[:, :, 0:1] * flat[:, 0:1]
+    out.addcmul_(matrix[:, :, 1:2], flat[:, 1:2]).addcmul_(matrix[:, :, 2:3], flat[:, 2:3])
+    return out.view(x.shape)
+
+
+def flip(x: Tensor, flipped: Tensor, skeleton: Skeleton) -> Tensor:
+    """x [B,C,T,V,M] with left and right joints exchanged in the samples where flipped [B]; coordinates keep their sign."""
+    b, c, t, v, m = x.shape
+    joints = torch.tensor([list(range(v)), skeleton.mirror], device=x.device)[flipped.long()]
+    columns = (joints[:, :, None] * m + torch.arange(m, device=x.device)).view(b, 1, v * m)
+    return x.reshape(b, c * t, v * m).gather(2, columns.expand(b, c * t, v * m)).view(x.shape)
+
+
+def spatial_mask(anchors: Tensor, ties: Tensor, masked: int, skeleton: Skeleton) -> Tensor:
+    """Joints that stay [B,V] bool: the `masked` ones that most two-step walks from the anchors [B,A] reach are dropped.
+
+    ties [B,V] in [0,1) decide between equal scores, so that no joint is favoured by its number."""
+    reach = torch.from_numpy(skeleton.two_step()).to(device=ties.device, dtype=torch.float64)
+    score = reach[anchors].sum(1)
+    order = (score + ties).argsort(dim=1, descending=True, stable=True)
+    return torch.ones_like(score, dtype=torch.bool).scatter_(1, order[:, :masked], False)
+
+
+def temporal_mask(u: Tensor, masked: int, frames: int = FRAMES) -> Tensor:
+    """Frames that stay [B,frames] bool: `masked` of the cubes, drawn without replacement by u [B,cubes] uniform, are dropped."""
+    order = u.argsort(dim=1, stable=True)
+    kept = torch.ones_like(u, dtype=torch.bool).scatter_(1, order[:, :masked], False)
+    return kept.repeat_interleave(frames // u.shape[1], 1)
+
+
+def mask(x: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
+    """x [B,C,T,V,M] with zeros where joints [B,V] or frames [B,T] say False."""
+    b, c, t, v, m = x.shape
+    kept = (frames[:, :, None, None] & joints[:, None, :, None]).expand(b, t, v, m).reshape(b, 1, t * v * m)
+    return (x.reshape(b, c, t * v * m) * kept).view(x.shape)
+
+
+def _gated(on: Tensor, matrix: Tensor) -> Tensor:
+    return torch.where(on[:, None, None], matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
+
+
+def _matrix(entries: list[Tensor]) -> Tensor:
+    return torch.stack(entries, 1).view(-1, 3, 3)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return a[:, :, 0:1] * b[:, 0:1] + a[:, :, 1:2] * b[:, 1:2] + a[:, :, 2:3] * b[:, 2:3]
