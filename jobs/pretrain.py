@@ -22,6 +22,7 @@ from jobs.evaluation import Evaluation
 from jobs.run_folder import RunFolder, digest, read_json, superseded, write_json
 from jobs.schedule import Schedule
 from jobs.train_loop import Cadence, Interrupted, Outcome, signals, train
+from shards import protocols
 from shards.errors import InputError
 from shards.stream import PackedSet
 
@@ -124,6 +125,15 @@ class Plan:
 def plan(job: Pretrain, world: int) -> Plan:
     """What the job will do on `world` ranks. Raises InputError for every setting that does not fit the data or the ranks."""
     return _plan(job, PackedSet.open(job.data), world)[1]
+
+
+def default_protocol(data: Path) -> str:
+    """The first protocol that the packed set can serve: its own split, else cross-subject, cross-view, cross-set-up."""
+    packed = PackedSet.open(data)
+    served = protocols.served(packed.samples, packed.manifest["benchmark"])
+    if not served:
+        raise InputError(f"{data} has no split, subjects, cameras or set-ups to divide it by; pack a set that says which samples train")
+    return served[0]
 
 
 def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> None:

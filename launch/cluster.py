@@ -51,8 +51,8 @@ class Place:
         """One sentence for the user."""
         through = "submitit's local executor" if self.kind == "submitit-local" else f"{self.nodes} simulated nodes (gloo processes)"
         device = f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus else "CPU"
-        plural = "s" if self.world > 1 else ""
-        return f"this machine, {device}: {through}, {self.world} rank{plural} per stream, {self.at_once} stream(s) at once, {self.threads} thread(s) per rank"
+        counts = f"{self.world} rank(s) per stream, {self.at_once} stream(s) at once, {self.threads} thread(s) per rank"
+        return f"this machine, {device}: {through}, {counts}"
 
 
 def place(cluster: Cluster, nodes: int, streams: int) -> Place:

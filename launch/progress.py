@@ -62,8 +62,8 @@ class Display:
     def __init__(self, run: Path, streams: tuple[str, ...], steps: int) -> None:
         self.run, self.streams, self.steps = run, streams, steps
         self.terminal = sys.stderr.isatty()
-        self.last_line = {stream: 0.0 for stream in streams}
-        self.printed = {stream: "" for stream in streams}
+        self.last_line = dict.fromkeys(streams, 0.0)
+        self.printed = dict.fromkeys(streams, "")
         self.bars: dict[str, TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.description:<7}"),
@@ -98,7 +98,8 @@ class Display:
 
     def _line(self, stream: str, seen: Seen, final: bool) -> None:
         now = time.monotonic()
-        text = f"{stream:<7} step {seen.step}/{seen.steps or self.steps}  loss {seen.loss:.3f}  {seen.rate:.1f} clips/s  {seen.note}".rstrip()
+        done = f"{stream:<7} step {seen.step}/{seen.steps or self.steps}"
+        text = f"{done}  loss {seen.loss:.3f}  {seen.rate:.1f} clips/s  {seen.note}".rstrip()
         if text != self.printed[stream] and (final or now - self.last_line[stream] >= LINE_EVERY):
             print(text, file=sys.stderr, flush=True)
             self.last_line[stream], self.printed[stream] = now, text

@@ -1,0 +1,126 @@
+"""Pretrain a method on joint, bone and motion, side by side, on one part of one data set.
+
+With nothing else than `--nodes 4` it makes a small synthetic set, packs it and trains three streams, each on 4 simulated nodes.
+The same command continues what was interrupted; finished streams are not trained twice.
+
+    python launch/pretrain.py --nodes 4
+    python launch/pretrain.py --data packed/ntu60 --protocol xsub --recipe acsar
+    python launch/pretrain.py --data moves.npz --recipe scdnet-small --streams joint --steps 300 --dry-run
+"""
+
+import sys
+
+sys.path[0] = sys.path[0].removesuffix("/launch")
+from launch.start import prepare
+
+prepare()
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jobs import InputError
+from jobs.codec import encode
+from jobs.pretrain import STREAMS, Plan, Pretrain, default_protocol, plan
+from jobs.run_folder import read_json
+from jobs.worker import write_job
+from launch.cli import finish, parse, print_json, value_of
+from launch.cluster import Cluster, Place, place
+from launch.data import packed_set, say
+from launch.streams import run_streams
+from launch.tracking import tracked
+
+OPEN = "auto"  # of a field that the data decide
+SYNTHETIC = Path("synthetic")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where and how the streams run."""
+
+    cluster: Cluster = "auto"  # auto = Slurm if its controller answers, else this machine
+    label: str = "label"  # of raw data: the label column(s), as in pack.py
+    dry_run: bool = False  # print the resolved configuration and the batch arithmetic, train nothing
+    track: bool = True  # replay journals to MLflow while training (training never waits for it)
+    json: bool = False  # print one JSON document with the results and nothing else
+
+
+@dataclass(frozen=True)
+class Command:
+    """Flags of `pretrain`."""
+
+    job: Annotated[Pretrain, tyro.conf.arg(name="")] = field(metadata={"flat": True})
+    where: Annotated[Where, tyro.conf.arg(name="")] = field(default_factory=Where, metadata={"flat": True})
+
+
+def read(argv: list[str]) -> Command:
+    """The command line over the recipe's numbers; what only the data can decide is still open."""
+    recipe = value_of(argv, "--recipe", "acsar" if value_of(argv, "--data", "") else "demo")
+    runs = Path(os.environ.get("ACSAR_RUNS", "runs"))
+    default = Pretrain.of(recipe, data=SYNTHETIC, name=OPEN, runs=runs, protocol=OPEN)
+    command = parse(Command, argv, __doc__ or "", default=Command(default))
+    unknown = [stream for stream in command.job.streams if stream not in STREAMS]
+    if unknown or not command.job.streams:
+        raise InputError(f"--streams {','.join(command.job.streams)}: unknown {', '.join(unknown)!r}; valid: {', '.join(STREAMS)}")
+    return command
+
+
+def resolve(job: Pretrain, label: str) -> Pretrain:
+    """The job with everything decided: packed data, protocol, name."""
+    runs = job.runs.resolve()
+    synthetic = job.data == SYNTHETIC
+    data = packed_set(None if synthetic else job.data.resolve(), runs, label)
+    protocol = default_protocol(data) if job.protocol == OPEN else job.protocol
+    name = f"{job.recipe}-{'synthetic' if synthetic else data.name}-{protocol}-s{job.seed}" if job.name == OPEN else job.name
+    return replace(job, runs=runs, data=data.resolve(), protocol=protocol, name=name)
+
+
+def show(job: Pretrain, here: Place, numbers: Plan) -> None:
+    """The batch arithmetic in words."""
+    batch = f"batch {job.batch_size} = {here.world} x {numbers.rows}"
+    steps = f"{numbers.steps} steps ({numbers.epochs:.1f} epochs of {numbers.steps_per_epoch})"
+    share = f"{job.method.queue / numbers.train:.0%} of the training clips"
+    say(f"{job.name}: recipe {job.recipe}, streams {', '.join(job.streams)}, protocol {job.protocol}, data {job.data}")
+    say(f"  {numbers.train} clips train, {numbers.aside} kept aside, {numbers.test} test; {batch}; {steps}")
+    say(f"  queue {job.method.queue} = {share}; lr {job.lr}, a tenth from step {numbers.drop_step}")
+    if numbers.provenance:
+        marked = "; tagged supervision=text-from-label" if numbers.supervision != "none" else ""
+        say(f"  captions: {numbers.provenance}{marked}")
+    say(f"  on {here.describe()}")
+
+
+def main(argv: list[str]) -> int:
+    """Resolve, show, train, say what came out and what comes next."""
+    command = read(argv)
+    where = command.where
+    here = place(where.cluster, command.job.nodes, len(command.job.streams))
+    job = resolve(command.job, where.label)
+    numbers = plan(job, here.world)
+    show(job, here, numbers)
+    if where.dry_run:
+        print_json({"job": encode(job), "place": here, "plan": numbers})
+        return 0
+    run = job.runs / job.name
+    until = min(job.stop_after or numbers.steps, numbers.steps)
+    with tracked(job.runs, job.name, where.track):
+        run_streams(here, write_job(job, run / "job.json"), run, job.streams, until)
+    results = {stream: outcome(run / stream) for stream in job.streams}
+    if where.json:
+        print_json({"run": str(run), "streams": results})
+        return 0
+    for stream, result in results.items():
+        say(f"{stream}: {result}")
+    say(f"next: python launch/probe.py --run {run}")
+    return 0
+
+
+def outcome(stream: Path) -> object:
+    """What a stream came to: its result, or that it can go on."""
+    result = stream / "result.json"
+    return read_json(result) if result.is_file() else "stopped early; the same command without --stop-after goes on"
+
+
+if __name__ == "__main__":
+    finish(main)
