@@ -178,8 +178,8 @@ def _init_deepspeed(backend: str) -> None:
     # a shared-memory operator for inference, compiled for a minute at first use; training needs none of it
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for handler in logging.getLogger("DeepSpeed").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)
+        if type(handler) is logging.StreamHandler:
+            handler.stream = sys.__stderr__
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 

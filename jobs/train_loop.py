@@ -107,11 +107,15 @@ def agree(stop: bool, losses: dict[str, Tensor]) -> tuple[bool, dict[str, float]
 
 
 def culprits(losses: dict[str, Tensor], batch: Batch) -> list[str]:
-    """Sample keys of every rank whose own losses are not finite."""
-    own = [] if all(bool(torch.isfinite(loss)) for loss in losses.values()) else list(batch.keys)
+    """Keys of all ranks' samples whose joints or text are not finite; where none is, of the ranks whose own losses are not."""
+    fine = torch.isfinite(batch.joints.flatten(1)).all(1)
+    if batch.text is not None:
+        fine &= torch.isfinite(batch.text.flatten(1)).all(1)
+    broken = [key for key, whole in zip(batch.keys, fine.tolist()) if not whole]
+    suspect = [] if all(bool(torch.isfinite(loss)) for loss in losses.values()) else list(batch.keys)
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, own)
-    return [key for keys in gathered for key in keys]
+    dist.all_gather_object(gathered, (broken, suspect))
+    return [key for keys, _ in gathered for key in keys] or [key for _, keys in gathered for key in keys]
 
 
 @contextmanager
