@@ -1,0 +1,101 @@
+"""AC-SAR (Li, Ma, Chen 2025): SCD-Net's contrast with one shared trunk, plus a contrast of skeletons with modulated captions."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from acsar import film
+from acsar.encoder import Stem
+from acsar.film import Interaction, TextBranch
+from acsar.losses import DuplicateText, equal_captions, text_contrast
+from acsar.reliance import exchange
+from acsar.scdnet import SCDNet, SCDNetConfig, evaluating, normalise
+from acsar.skeleton import Skeleton
+from acsar.types import Batch
+
+
+@dataclass(frozen=True)
+class ACSARConfig(SCDNetConfig):
+    """Hyper-parameters of AC-SAR: SCD-Net's, and those of the captions.
+
+    tau_cross       temperature of the text contrast
+    weight          lambda: what the text contrast counts beside the four others
+    text_hidden     width between the two linear layers over the tokens; the paper does not say, 0 means `out`
+    interaction     film: captions are modulated by their skeleton; none: contrasted as they are
+    duplicate_text  equal captions of a batch: paper (negatives of each other), positives (share the target), masked (left out)
+    mask_padding    tokens whose features are all zero count as zero
+    """
+
+    stem: Stem = "shared"
+    tau_cross: float = 0.15
+    weight: float = 0.5
+    text_hidden: int = 0
+    interaction: Interaction = "film"
+    duplicate_text: DuplicateText = "paper"
+    mask_padding: bool = False
+
+
+class ACSAR(SCDNet):
+    """SCD-Net's losses and "text" = weight * L_cross (eq. 13). Training needs Batch.text; encode and project do not."""
+
+    needs_text = True
+    config: ACSARConfig
+
+    def __init__(self, config: ACSARConfig, skeleton: Skeleton, text_shape: tuple[int, int], seed: int) -> None:
+        super().__init__(config, skeleton, seed)
+        tokens, features = text_shape
+        with torch.random.fork_rng(devices=[]):
+            hidden = config.text_hidden or config.out
+            self.text = TextBranch(tokens, features, config.out, hidden, config.interaction, config.mask_padding)
+        film.initialise(self.text, torch.Generator().manual_seed(seed))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        text = _text(batch)
+        losses, z_g = self.contrast(*self.views(batch))
+        losses["text"] = self.config.weight * self.cross(z_g, self.text.embed(text), batch.text_id)
+        return losses
+
+    def cross(self, z_g: Tensor, embedded: Tensor, text_id: Tensor | None, across_ranks: bool = True) -> Tensor:
+        """L_cross (eq. 8-12) of global features [b,out] before normalisation and embedded captions [b,out]; before its weight."""
+        modulated = normalise(self.text.modulate(embedded, z_g))
+        c = self.config
+        return text_contrast(normalise(z_g), modulated, c.tau_cross, text_id, c.duplicate_text, across_ranks)
+
+    def report(self, batch: Batch) -> dict[str, float]:
+        """On samples that were not trained on, of this process alone:
+
+        text_reliance          L_cross with exchanged captions minus L_cross with the true ones; nan with fewer than two distinct captions
+        text_reliance_share    the same as a share of ln(number of samples compared)
+        text_reliance_covered  share of the samples compared (below 1 when one caption holds the majority)
+        equal_captions         share of the samples whose caption another one has too"""
+        text = _text(batch)
+        text_id = _ids(text) if batch.text_id is None else batch.text_id
+        rows, partners = exchange(text_id, batch.draws)
+        value = math.nan
+        if len(rows) > 1:
+            with evaluating(self):
+                z_g = self.project(batch.joints[rows], batch.frames[rows])["g"]
+                true, exchanged = (
+                    self.cross(z_g, self.text.embed(text[chosen]), text_id[chosen], across_ranks=False) for chosen in (rows, partners)
+                )
+                value = float(exchanged - true)
+        return {
+            "text_reliance": value,
+            "text_reliance_share": value / math.log(len(rows)) if len(rows) > 1 else math.nan,
+            "text_reliance_covered": len(rows) / len(text_id),
+            "equal_captions": equal_captions(text_id),
+        }
+
+
+def _text(batch: Batch) -> Tensor:
+    if batch.text is None:
+        raise ValueError("AC-SAR needs the captions' features (Batch.text); train on a set with texts, or use SCD-Net")
+    return batch.text
+
+
+def _ids(text: Tensor) -> Tensor:
+    """Equal captions by their features: [B,L,D] -> [B] int64."""
+    ids: Tensor = text.flatten(1).unique(dim=0, return_inverse=True)[1]  # type: ignore[no-untyped-call]
+    return ids
