@@ -83,12 +83,14 @@ class SCDNet(Method):
         z = self.query(query_view)
         k_t, k_s, k_g = self.keys(key_view)
         q_t, q_s, q_g = (normalise(part) for part in z)
+        # The backward pass needs the queues as they were before the keys below are pushed.
+        old_t, old_s, old_g = (queue.keys.clone() for queue in (self.queue_t, self.queue_s, self.queue_g))
         tau = self.config.tau
         losses = {
-            "gs": info_nce(q_g, k_s, self.queue_s.keys, tau),
-            "gt": info_nce(q_g, k_t, self.queue_t.keys, tau),
-            "sg": info_nce(q_s, k_g, self.queue_g.keys, tau),
-            "tg": info_nce(q_t, k_g, self.queue_g.keys, tau),
+            "gs": info_nce(q_g, k_s, old_s, tau),
+            "gt": info_nce(q_g, k_t, old_t, tau),
+            "sg": info_nce(q_s, k_g, old_g, tau),
+            "tg": info_nce(q_t, k_g, old_g, tau),
         }
         if self.training:
             self.enqueue(k_t, k_s, k_g)
