@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acsar.recipes import BENCHMARKS
+
 ROWS = 2048  # rows of a block
-BENCHMARK_RATES = {"pku1": (256, 0.032), "pku2": (256, 0.032)}  # batch and lr where AC-SAR section 5.1 departs from 1024 and 2
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class LinearResult:
 
 
 def official(benchmark: str = "") -> ProbeSchedule:
-    """The linear probe of SCD-Net's code (lr 2, batch 1024, 80 epochs, x0.1 at 50 and 70), with AC-SAR's lr and batch for PKU-MMD."""
-    batch, lr = BENCHMARK_RATES.get(benchmark, (1024, 2.0))
-    return ProbeSchedule(lr=lr, batch=batch)
+    """The linear probe of SCD-Net's code (lr 2, batch 1024, 80 epochs, x0.1 at 50 and 70), with AC-SAR's lr and batch for PKU-MMD II."""
+    known = BENCHMARKS.get(benchmark)
+    return ProbeSchedule() if known is None else ProbeSchedule(lr=known.probe_lr, batch=known.probe_batch)
 
 
 def raw() -> ProbeSchedule:

@@ -1,0 +1,58 @@
+"""What the probes' numbers say, in words: does pretraining beat the same network untrained, and no network at all?
+
+A difference is told as real only where its interval (paired bootstrap over test subjects) leaves out zero.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.run_folder import read_json
+
+PROBES = ("linear", "knn1")
+NAMES = {"linear": "linear", "knn1": "1-NN"}
+
+
+def verdicts(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Plain sentences about reports {stream: what the probe wrote to STREAM.json}; two per stream and probe, linear probe first."""
+    return [line for stream, report in reports.items() for line in (*_stream(stream, report), *warnings(stream, report))]
+
+
+def reports(probe_folder: Path, streams: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{stream: STREAM.json} of RUNS/NAME/probe/PROTOCOL, for the streams that have been probed."""
+    paths = {stream: probe_folder / f"{stream}.json" for stream in streams}
+    return {stream: read_json(path) for stream, path in paths.items() if path.is_file()}
+
+
+def _stream(stream: str, report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for probe in PROBES:
+        own = report[probe]
+        for reference, name in (("random", "its random encoder"), ("raw", "the raw floor")):
+            low, high = report["differences"][f"{probe}_over_{reference}"]["interval"]
+            told = _compare(own, name, report[f"{reference}_{probe}"], low, high, report["interval_over"])
+            lines.append(f"{stream}: pretrained {own:.1f} {told} ({NAMES[probe]})")
+    return lines
+
+
+def _compare(own: float, name: str, other: float, low: float, high: float, over: str) -> str:
+    span = f"the interval [{low:+.1f}, {high:+.1f}]" + ("" if over == "subjects" else " over samples")
+    if low > 0:
+        return f"beats {name} {other:.1f} beyond {span}"
+    place = "below" if own < other else "level with" if own == other else "above"
+    inside = "beyond" if high < 0 else "within"
+    return f"does not beat {name} {other:.1f}: it is {place} it, {inside} {span}"
+
+
+def warnings(stream: str, report: Mapping[str, Any]) -> list[str]:
+    """What a reader of these numbers must know."""
+    lines = []
+    if report["transductive"]:
+        lines.append(f"{stream}: transductive: pretrained by another protocol than {report['protocol']}, it may have seen test clips")
+    if report["supervision"] == "text-from-label":
+        lines.append(f"{stream}: supervision=text-from-label: its texts tell the class, so it does not compare with methods without labels")
+    if report["interval_over"] != "subjects":
+        lines.append(f"{stream}: the test part has fewer than two known subjects: intervals are over samples and too narrow for new people")
+    if report["untrained_classes"]:
+        lines.append(f"{stream}: {report['untrained_classes']} test clips are of classes that have no training clip: all count as wrong")
+    return lines
