@@ -169,7 +169,7 @@ class CTRGCNSource(Source):
     def read(self, key: str) -> Clip:
         row = self._row(key)
         valid = row[: int(np.count_nonzero(row.sum(1)))]
-        return whole_clip(valid.reshape(len(valid), 2, -1, 3).transpose(1, 0, 2, 3), f"{self.path}: {key}")
+        return whole_clip(valid.reshape(len(valid), 2, row.shape[1] // 6, 3).transpose(1, 0, 2, 3), f"{self.path}: {key}")
 
     def digest(self, key: str) -> str:
         return _digest(self.by_key[key], self._row(key))
