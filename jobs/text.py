@@ -1,0 +1,207 @@
+"""Captions by sample key, and token features of texts: read from a folder, or made by the offline stand-in `hash`."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.manifest import Caption
+
+PROVENANCES = ("vlm", "motion", "import", "program", "label")
+WORD = re.compile(r"\w+|[^\w\s]")
+ARRAY, INDEX = "texts.npy", "index.jsonl"
+
+
+def read_captions(path: Path) -> dict[str, Caption]:
+    """Captions by sample key from a .jsonl, .json or .csv file.
+
+    Records are {"key", "text"[, "provenance"]} ("import" where it is not said), or key: text pairs. InputError names the line that is
+    wrong, a key that comes twice and a provenance that is none of PROVENANCES."""
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: captions are read from {', '.join(readers)} files")
+    found: dict[str, Caption] = {}
+    try:
+        for where, key, text, provenance in readers[path.suffix](path):
+            if not isinstance(key, str) or not isinstance(text, str):
+                raise InputError(f"{where}: a caption is a key and a text; found {key!r} and {text!r}")
+            if provenance not in PROVENANCES:
+                raise InputError(f"{where}: provenance {provenance!r} of {key} is not known; one of {', '.join(PROVENANCES)}")
+            if key in found:
+                raise InputError(f"{where}: a second caption for {key}; keep one")
+            found[key] = Caption(text.strip(), provenance)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file of captions") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
+    if not found:
+        raise InputError(f"{path}: no caption in it")
+    return found
+
+
+Told = Iterator[tuple[str, Any, Any, str]]
+
+
+def _jsonl(path: Path) -> Told:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield from _record(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
+
+
+def _json(path: Path) -> Told:
+    whole = _parsed(path.read_text(encoding="utf-8"), str(path))
+    for number, record in enumerate(whole if isinstance(whole, list) else [whole], 1):
+        yield from _record(record, f"{path}, record {number}" if isinstance(whole, list) else str(path))
+
+
+def _csv(path: Path) -> Told:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"key", "text"} <= set(rows.fieldnames or ()):
+            raise InputError(f"{path}: its first line must name the columns key and text (and provenance); it is {rows.fieldnames}")
+        for row in rows:
+            yield f"{path}:{rows.line_num}", row["key"], row["text"], row.get("provenance") or "import"
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({error})") from None
+
+
+def _record(record: Any, where: str) -> Told:
+    """One record, or an object of key: text or key: {text, provenance} pairs."""
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: a caption is an object with key and text, or of key: text pairs; found {type(record).__name__}")
+    if "key" in record:
+        yield where, record["key"], record.get("text"), record.get("provenance") or "import"
+        return
+    for key, said in record.items():
+        if isinstance(said, dict):
+            yield where, key, said.get("text"), said.get("provenance") or "import"
+        else:
+            yield where, key, said, "import"
+
+
+@dataclass(frozen=True)
+class HashText:
+    """Word features without any weights, for trying things offline: the same word always has the same vector, nothing means anything.
+
+    Laid out as CLIP's token features are, [77,512]: start, up to 75 words or punctuation marks in lower case, end, zeros. A word's vector
+    is 512 signs, the bits of SHAKE-256 of the word, over sqrt(512): length 1, and almost orthogonal to every other word's."""
+
+    encoder: str = "hash"
+    shape: tuple[int, int] = (77, 512)
+
+    def digest(self, text: str) -> str:
+        """The same for all texts: the features follow from the words."""
+        return f"{self.encoder} {self.shape}"
+
+    def __call__(self, text: str) -> NDArray[np.float16]:
+        """[L,D] features of one text."""
+        length, width = self.shape
+        words = ["<start>", *WORD.findall(text.lower())[: length - 2], "<end>"]
+        features = np.zeros(self.shape, np.float16)
+        bits = np.frombuffer(b"".join(hashlib.shake_256(word.encode()).digest(-(-width // 8)) for word in words), np.uint8)
+        signs = np.unpackbits(bits).reshape(len(words), -1)[:, :width].astype(np.float32) * 2 - 1
+        features[: len(words)] = signs / np.sqrt(width)
+        return features
+
+
+@dataclass(frozen=True)
+class TextStore:
+    """A folder of text features made elsewhere: texts.npy float16 [n,L,D] and index.jsonl, one line per row.
+
+    rows: sha256 of a caption -> (its row, sha256 of the row's bytes)."""
+
+    folder: Path
+    encoder: str
+    shape: tuple[int, int]
+    rows: Mapping[str, tuple[int, str]]
+
+    @classmethod
+    def open(cls, folder: Path) -> "TextStore":
+        """InputError when the folder is no text feature store, or its two files disagree."""
+        try:
+            features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
+            lines = [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
+            rows = {line["caption"]: (int(line["row"]), str(line["sha256"])) for line in lines}
+            encoders = {str(line["encoder"]) for line in lines}
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(f"{folder} is not a folder of text features: {error.filename} is missing") from None
+        except (ValueError, KeyError, EOFError) as error:
+            raise InputError(f"{folder} is a damaged folder of text features ({error}); encode the texts again") from None
+        if features.ndim != 3 or features.dtype != np.float16 or len(features) != len(lines) or len(encoders) != 1:
+            raise InputError(
+                f"{folder} is a damaged folder of text features: {ARRAY} is {features.dtype} {features.shape}, {INDEX} has {len(lines)} "
+                f"lines of {len(encoders)} encoders; encode the texts again"
+            )
+        return cls(folder, encoders.pop(), (features.shape[1], features.shape[2]), rows)
+
+    def lacking(self, texts: Iterable[str]) -> list[str]:
+        """Those of the texts that have no features here."""
+        return sorted({text for text in texts if _sha(text) not in self.rows})
+
+    def digest(self, text: str) -> str:
+        """sha256 of the features of this text."""
+        return self.rows[_sha(text)][1]
+
+    def __call__(self, text: str) -> NDArray[np.float16]:
+        """[L,D] features of one text; InputError when the folder does not have it."""
+        if _sha(text) not in self.rows:
+            raise InputError(f"{self.folder} has no features of {text[:60]!r}; encode the texts again")
+        row, _ = self.rows[_sha(text)]
+        features: NDArray[np.float16] = np.array(np.load(self.folder / ARRAY, mmap_mode="r", allow_pickle=False)[row])
+        return features
+
+
+def write_store(
+    folder: Path, encoder: str, shape: tuple[int, int], texts: Mapping[str, NDArray[np.float16]] | Iterable[tuple[str, Any]]
+) -> TextStore:
+    """Write the features [L,D] of some texts, each text once, as a folder that is complete or absent.
+
+    `texts` are (text, features) pairs, one of which is in memory at a time when an iterator gives them."""
+    if folder.exists():
+        raise InputError(f"{folder} exists; remove it or choose another folder for the text features")
+    half = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    half.mkdir(parents=True)
+    try:
+        raw = half / "rows"
+        lines: list[str] = []
+        with raw.open("wb") as file:
+            for text, features in texts.items() if isinstance(texts, Mapping) else texts:
+                if features.shape != shape:
+                    raise ValueError(f"features of {text[:60]!r} have shape {features.shape}, not {shape}")
+                data = np.ascontiguousarray(features, np.float16).tobytes()
+                said = {"caption": _sha(text), "row": len(lines), "encoder": encoder, "sha256": hashlib.sha256(data).hexdigest()}
+                lines.append(json.dumps(said) + "\n")
+                file.write(data)
+        with (half / ARRAY).open("wb") as file, raw.open("rb") as rows:
+            about = {"descr": "<f2", "fortran_order": False, "shape": (len(lines), *shape)}
+            np.lib.format.write_array_header_1_0(file, about)
+            shutil.copyfileobj(rows, file)
+            file.flush()
+            os.fsync(file.fileno())
+        raw.unlink()
+        (half / INDEX).write_text("".join(lines))
+        half.rename(folder)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
+    return TextStore.open(folder)
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,501 @@
+"""Packing: a source becomes a folder of shards and a manifest, in parallel, byte for byte the same, complete or absent.
+
+Work goes on in OUT.packing/{set,done}: a shard and its record in done/ outlive a crash, and the last step renames set/ to OUT."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acsar.skeleton import SKELETONS
+from shards import manifest
+from shards.claim import Claim
+from shards.errors import InputError
+from shards.manifest import Caption, Manifest, ShardEntry, TextEntry, canonical, text_id
+from shards.normalise import NORMALISATIONS, normalise
+from shards.samples import Sample, Source
+from shards.shard import Packed, sha256_of, write_shard
+from shards.workers import each
+
+Mode = Literal["incremental", "overwrite"]
+MissingText = Literal["error", "drop"]
+Progress = Callable[[int, int], None]
+NEAREST_TO_LABEL = ("label", "program", "motion", "import", "vlm")
+DTYPES = ("float32", "float16")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class TextFeatures(Protocol):
+    """Token features of captions. `encoder` names what made them; `shape` is [L,D]."""
+
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def digest(self, text: str) -> str:
+        """A name for the features of this text that changes when they do."""
+
+    def __call__(self, text: str) -> NDArray[np.float16]:
+        """[L,D] features of one text."""
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What packing did. `excluded` are keys the source lists as unusable and `broken` those that could not be read, by reason."""
+
+    out: Path
+    content_id: str
+    samples: int
+    shards: int
+    bytes: int
+    reused: int
+    up_to_date: bool
+    cut: int
+    excluded: dict[str, list[str]]
+    broken: dict[str, list[str]]
+    text: TextEntry | None
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        if self.up_to_date:
+            return [f"nothing to do: {self.out} already holds this set ({self.samples} samples, content {self.content_id[:12]})"]
+        again = f", {self.reused} of them from an earlier try" if self.reused else ""
+        lines = [
+            f"packed {self.samples} samples into {self.shards} shards{again} ({self.bytes / 1e6:.1f} MB) at {self.out}, "
+            f"content {self.content_id[:12]}"
+        ]
+        for what, found in (("left out", self.excluded), ("dropped", self.broken)):
+            for reason, keys in found.items():
+                lines.append(f"{what}: {len(keys)} ({reason}): {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}")
+        if self.cut:
+            lines.append(f"{self.cut} clips were longer than 300 frames and cut there")
+        if self.text:
+            lines += _text_lines(self.text, self.samples)
+        return lines
+
+
+def _text_lines(text: TextEntry, samples: int) -> Iterator[str]:
+    yield f"text: {text['distinct']} distinct captions for {samples} samples, provenance {text['provenance']}"
+    if text["encoder"]:
+        stand_in = " (offline stand-in, not CLIP)" if text["encoder"] == "hash" else ""
+        yield f"text features: {text['encoder']}{stand_in}"
+    if text["determines_label"]:
+        also = ", and the class determines the text" if text["one_per_label"] else ""
+        yield f"note: these {text['distinct']} texts determine the label{also}: training with them is not unsupervised"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one shard's worker says: how many samples, what they were made of, and which could not be read."""
+
+    count: int
+    sources: list[tuple[str, str]]
+    broken: dict[str, str]
+    cut: int
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything a worker needs to build shard i: a slice of the sorted samples."""
+
+    source: Source
+    samples: list[Sample]
+    captions: Mapping[str, Caption]
+    features: TextFeatures | None
+    normalise: str
+    dtype: str
+    per_shard: int
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return -(-len(self.samples) // self.per_shard)
+
+    def slice(self, i: int) -> list[Sample]:
+        """The samples of shard i."""
+        return self.samples[i * self.per_shard : (i + 1) * self.per_shard]
+
+    def sources(self, i: int) -> list[tuple[str, str]]:
+        """[key, sha256 of what the sample is made of] for shard i: source bytes, metadata, caption, features."""
+        return [(sample.key, self._made_of(sample)) for sample in self.slice(i)]
+
+    def _made_of(self, sample: Sample) -> str:
+        try:
+            digest = self.source.digest(sample.key)
+        except InputError as error:
+            digest = f"unreadable: {error.reason}"
+        caption = self.captions.get(sample.key)
+        said = [caption.text, caption.provenance, self.features.digest(caption.text) if self.features else ""] if caption else None
+        facts = [sample.label, sample.subject, sample.camera, sample.setup, sample.replication, sample.split]
+        return hashlib.sha256(canonical([digest, facts, said])).hexdigest()
+
+    def tar(self, i: int) -> Path:
+        """Where shard i is written."""
+        return self.folder / "set" / f"shard-{i:06d}.tar"
+
+    def record(self, i: int) -> Path:
+        """What says that shard i is finished, and what it was made of."""
+        return self.folder / "done" / f"shard-{i:06d}.json"
+
+    def __call__(self, i: int) -> Part:
+        """Build shard i, or find it finished."""
+        sources = self.sources(i)
+        made_of = hashlib.sha256(canonical([self.source.format, self.options, sources])).hexdigest()
+        done = self.finished(i, made_of)
+        if done is not None:
+            return Part(done["entry"]["count"], sources, done["broken"], done["cut"], reused=True)
+        broken: dict[str, str] = {}
+        cut: list[str] = []
+        entry = write_shard(self.tar(i), self._packed(i, broken, cut))
+        if not entry["count"]:
+            self.tar(i).unlink()
+        done = {"made_of": made_of, "entry": entry, "broken": broken, "cut": len(cut)}
+        manifest.write_file(self.record(i), [canonical(done)])
+        return Part(entry["count"], sources, broken, len(cut), reused=False)
+
+    def finished(self, i: int, made_of: str) -> dict[str, Any] | None:
+        """The record of shard i if it was made of the same inputs and the file still has the bytes it should have."""
+        try:
+            done: dict[str, Any] = json.loads(self.record(i).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        whole = done["made_of"] == made_of and (not done["entry"]["count"] or _intact(self.tar(i), done["entry"]))
+        return done if whole else None
+
+    def _packed(self, i: int, broken: dict[str, str], cut: list[str]) -> Iterator[Packed]:
+        skeleton = SKELETONS[self.source.skeleton]
+        for sample in self.slice(i):
+            try:
+                clip = self.source.read(sample.key)
+                joints = self._stored(normalise(clip, self.normalise, skeleton))
+            except InputError as error:
+                broken[sample.key] = error.reason or str(error)
+                continue
+            if clip.cut:
+                cut.append(sample.key)
+            caption = self.captions.get(sample.key)
+            yield Packed(
+                key=sample.key,
+                joints=joints,
+                text=self.features(caption.text) if caption and self.features else None,
+                label=sample.label,
+                subject=sample.subject,
+                camera=sample.camera,
+                setup=sample.setup,
+                replication=sample.replication,
+                split=sample.split,
+                caption={"text": caption.text, "provenance": caption.provenance, "id": text_id(caption.text)} if caption else None,
+            )
+
+    def _stored(self, joints: NDArray[np.float32]) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            stored: NDArray[np.float32] = joints.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            raise InputError(f"a coordinate is not finite as {self.dtype}", reason="not finite")
+        return stored
+
+
+def pack(
+    source: Source,
+    out: Path,
+    normalise: str = "auto",
+    captions: Mapping[str, Caption] | None = None,
+    features: TextFeatures | None = None,
+    jobs: int = 1,
+    mode: Mode = "incremental",
+    per_shard: int = 256,
+    dtype: Literal["float32", "float16"] = "float32",
+    progress: Progress | None = None,
+    missing_text: MissingText = "error",
+    max_broken: float = 0.05,
+) -> PackReport:
+    """Pack a source into the folder `out`; the bytes do not depend on `jobs`, the machine or the time.
+
+    normalise  "auto" is "agcn", or "none" for arrays that come normalised
+    captions   by key; None: the source's own texts, if it has any
+    mode       incremental: go on where a killed packer stopped, and leave a finished folder of the same content alone;
+               overwrite: pack anew and replace the folder at the end
+    progress   called here with (samples done, samples in all)
+    max_broken share of samples that may be unreadable
+
+    InputError for bad options, a folder that holds something else or is being packed, a full disk, too many broken samples."""
+    name = _normalisation(normalise, source)
+    for said, value, known in (
+        ("dtype", dtype, DTYPES),
+        ("mode", mode, get_args(Mode)),
+        ("missing_text", missing_text, get_args(MissingText)),
+    ):
+        if value not in known:
+            raise InputError(f"unknown {said} {value!r}; one of {', '.join(known)}")
+    if per_shard < 1:
+        raise InputError(f"per_shard is {per_shard}; a shard holds one sample at least")
+    out = out.absolute()
+    _free_or_packed(out)
+    samples, excluded = _usable(source)
+    samples, texts = _captioned(source, samples, captions, missing_text, excluded)
+    options = {
+        **source.options,
+        "normalise": name,
+        "dtype": dtype,
+        "classes": list(source.classes),
+        "skeleton": source.skeleton,
+        "benchmark": source.benchmark,
+        "text": features.encoder if features and texts else "",
+    }
+    work = Work(source, samples, texts, features if texts else None, name, dtype, per_shard, out.with_name(out.name + ".packing"), options)
+    try:
+        claim = Claim.take(work.folder)
+        try:
+            report = _pack(work, out, mode, excluded, max_broken, max(1, jobs), progress)
+            claim.discard()
+        except BaseException:
+            claim.release()
+            raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise InputError(
+            f"the disk is full: {out.parent} has {shutil.disk_usage(out.parent).free / 1e6:.0f} MB left; the finished shards are kept in "
+            f"{work.folder}: make room and run the same command again"
+        ) from None
+    return report
+
+
+def _pack(
+    work: Work, out: Path, mode: Mode, excluded: dict[str, list[str]], max_broken: float, jobs: int, progress: Progress | None
+) -> PackReport:
+    """All of packing that happens under the claim."""
+    if out.exists() and any(out.iterdir()) and mode == "incremental":
+        return _up_to_date(work, out, excluded, jobs)
+    if mode == "overwrite":
+        for name in ("set", "done"):
+            shutil.rmtree(work.folder / name, ignore_errors=True)
+    for name in ("set", "done"):
+        (work.folder / name).mkdir(exist_ok=True)
+    for half in work.folder.glob("*/.*.part"):
+        half.unlink()
+    parts: dict[int, Part] = {}
+    done = 0
+    if progress:
+        progress(0, len(work.samples))
+    with contextlib.closing(each(work, work.count, jobs)) as results:
+        for i, part in results:
+            parts[i] = part
+            done += len(part.sources)
+            if progress:
+                progress(done, len(work.samples))
+            _check_broken({k: r for p in parts.values() for k, r in p.broken.items()}, len(work.samples), max_broken)
+    broken = _by_reason({key: reason for part in parts.values() for key, reason in part.broken.items()})
+    id = manifest.content_id(work.source.format, work.options, [pair for part in parts.values() for pair in part.sources])
+    head = _head(work, id, _merged(excluded, broken), sum(part.count for part in parts.values()))
+    manifest.write(work.folder / "set", head, _entries(work))
+    _publish(work, out)
+    return PackReport(
+        out=out,
+        content_id=id,
+        samples=head["samples"],
+        shards=sum(part.count > 0 for part in parts.values()),
+        bytes=sum(path.stat().st_size for path in out.iterdir()),
+        reused=sum(part.reused for part in parts.values()),
+        up_to_date=False,
+        cut=sum(part.cut for part in parts.values()),
+        excluded=excluded,
+        broken=broken,
+        text=head["text"],
+    )
+
+
+def _up_to_date(work: Work, out: Path, excluded: dict[str, list[str]], jobs: int) -> PackReport:
+    """Say that a finished folder holds what is asked for; InputError when it holds another set or is damaged."""
+    with contextlib.closing(each(work.sources, work.count, jobs)) as results:
+        sources = [pair for _, pairs in results for pair in pairs]
+    id = manifest.content_id(work.source.format, work.options, sources)
+    there = manifest.read(out)
+    if there["content_id"] != id:
+        raise InputError(
+            f"{out} holds another set (content {there['content_id'][:12]}, this one is {id[:12]}): choose another --out, or replace it "
+            "with --mode overwrite"
+        )
+    check_sizes(out, there["shards"])
+    dropped = {reason: keys for reason, keys in there["dropped"].items() if reason not in excluded}
+    size = sum(path.stat().st_size for path in out.iterdir())
+    return PackReport(out, id, there["samples"], len(there["shards"]), size, 0, True, 0, excluded, dropped, there["text"])
+
+
+def check_sizes(folder: Path, shards: list[ShardEntry]) -> None:
+    """InputError naming the first shard that is missing or has not the size its manifest says."""
+    for shard in shards:
+        path = folder / shard["name"]
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; pack again with --mode overwrite") from None
+        if size != shard["bytes"]:
+            raise InputError(f"{path} has {size} bytes, its manifest says {shard['bytes']}: damaged; pack again with --mode overwrite")
+
+
+def _intact(path: Path, entry: ShardEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
+
+
+def _normalisation(name: str, source: Source) -> str:
+    if source.skeleton not in SKELETONS:
+        raise InputError(f"{source.path}: skeleton layout {source.skeleton!r} is not known; known: {', '.join(SKELETONS)}")
+    if name == "auto":
+        return "none" if source.normalised else "agcn"
+    if name not in NORMALISATIONS:
+        raise InputError(f"unknown normalisation {name!r}; one of auto, {', '.join(NORMALISATIONS)}")
+    return name
+
+
+def _free_or_packed(out: Path) -> None:
+    """Nothing may be at `out`, or an empty folder, or a packed set."""
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / manifest.NAME).is_file():
+            raise InputError(f"{out} holds other files and no packed set; choose another --out")
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; choose another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {out.parent}: {error.strerror}; choose another --out") from None
+
+
+def _usable(source: Source) -> tuple[list[Sample], dict[str, list[str]]]:
+    """The samples that can be packed, and those the source says are not to be, by reason."""
+    unusable = source.excluded()
+    found = source.samples()
+    samples = [sample for sample in found if sample.key not in unusable]
+    for sample in samples:
+        if not sample.key or any(c in sample.key for c in "./\\\n\0"):
+            raise InputError(
+                f"{source.path}: sample name {sample.key!r} has a dot, slash or line break, which shards cannot hold; rename it"
+            )
+    excluded = _by_reason({sample.key: unusable[sample.key] for sample in found if sample.key in unusable})
+    if not samples:
+        raise InputError(f"{source.path}: no sample to pack")
+    return samples, excluded
+
+
+def _captioned(
+    source: Source, samples: list[Sample], captions: Mapping[str, Caption] | None, missing: MissingText, excluded: dict[str, list[str]]
+) -> tuple[list[Sample], dict[str, Caption]]:
+    """Captions of the samples, none at all being fine; samples without one among others that have it are an error, or left out."""
+    if captions is None:
+        texts = {sample.key: Caption(sample.text.strip(), source.provenance) for sample in samples if sample.text.strip()}
+    else:
+        texts = {sample.key: captions[sample.key] for sample in samples if sample.key in captions and captions[sample.key].text.strip()}
+        if not texts:
+            raise InputError(f"none of the {len(captions)} captions is for a sample of {source.path}: their keys must be its sample names")
+    lacking = [sample.key for sample in samples if sample.key not in texts]
+    if not texts or not lacking:
+        return samples, texts
+    if missing == "error":
+        raise InputError(
+            f"{len(lacking)} of {len(samples)} samples have no caption ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}); "
+            "caption them, or leave them out with --missing-text drop"
+        )
+    excluded["no caption"] = lacking
+    return [sample for sample in samples if sample.key in texts], texts
+
+
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for key, reason in sorted(reasons.items(), key=lambda pair: (pair[1], pair[0])):
+        grouped.setdefault(reason, []).append(key)
+    return grouped
+
+
+def _merged(first: dict[str, list[str]], second: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {reason: sorted(first.get(reason, []) + second.get(reason, [])) for reason in sorted({*first, *second})}
+
+
+def _check_broken(broken: dict[str, str], total: int, allowed: float) -> None:
+    if broken and (len(broken) > allowed * total or len(broken) == total):
+        key, reason = sorted(broken.items())[0]
+        counts = ", ".join(f"{n} {what}" for what, n in Counter(broken.values()).most_common(4))
+        raise InputError(
+            f"at least {len(broken)} of {total} samples cannot be read ({counts}; first: {key}, {reason}), more than {allowed:.0%}: "
+            "repair the data, or raise --max-broken"
+        )
+
+
+def _entries(work: Work) -> Iterator[ShardEntry]:
+    """The finished shards in order, read back one at a time."""
+    for i in range(work.count):
+        entry: ShardEntry = json.loads(work.record(i).read_bytes())["entry"]
+        if entry["count"]:
+            yield entry
+
+
+def _head(work: Work, content_id: str, dropped: dict[str, list[str]], samples: int) -> Manifest:
+    return {
+        "version": manifest.VERSION,
+        "content_id": content_id,
+        "format": work.source.format,
+        "benchmark": work.source.benchmark,
+        "classes": list(work.source.classes),
+        "skeleton": work.source.skeleton,
+        "normalise": work.normalise,
+        "options": work.options,
+        "text": _text(work) if work.captions else None,
+        "samples": samples,
+        "dropped": dropped,
+        "shards": [],
+    }
+
+
+def _text(work: Work) -> TextEntry:
+    provenances: Counter[str] = Counter()
+    labels: dict[int, set[int]] = {}
+    texts: dict[int, set[int]] = {}
+    count = 0
+    for entry in _entries(work):
+        for sample in entry["samples"]:
+            provenances[work.captions[sample["key"]].provenance] += 1
+            assert sample["text_id"] is not None
+            labels.setdefault(sample["text_id"], set()).add(sample["label"])
+            texts.setdefault(sample["label"], set()).add(sample["text_id"])
+            count += 1
+    # a text of its own for each clip also "determines" the class; it says something only where texts are shared, four clips each on average
+    few = 4 * len(labels) <= count
+    nearest = [p for p in NEAREST_TO_LABEL if p in provenances] or sorted(provenances)
+    return {
+        "provenance": nearest[0],
+        "provenances": dict(sorted(provenances.items())),
+        "encoder": work.features.encoder if work.features else "",
+        "shape": list(work.features.shape) if work.features else [],
+        "distinct": len(labels),
+        "determines_label": few and all(len(found) == 1 for found in labels.values()),
+        "one_per_label": all(len(found) == 1 for found in texts.values()),
+    }
+
+
+def _publish(work: Work, out: Path) -> None:
+    """Rename the finished set to its place; whatever was there is gone only afterwards."""
+    ready = work.folder / "set"
+    wanted = {work.tar(i).name for i in range(work.count)} | {manifest.NAME}
+    for path in ready.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    manifest.sync_folder(ready)
+    old = work.folder / "old"
+    if old.exists():
+        shutil.rmtree(old)
+    if out.exists():
+        out.rename(old)
+    ready.rename(out)
+    manifest.sync_folder(out.parent)
