@@ -1,8 +1,9 @@
 """From a packed set to batches on the device: which samples are trained on, and in what order they come."""
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,8 +11,7 @@ from acsar import draws
 from acsar.types import Batch
 from shards import protocols, stream
 from shards.errors import InputError
-from shards.manifest import SampleEntry
-from shards.stream import PackedSet, Rows
+from shards.stream import PackedSet, Record, Rows
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def choose(packed: PackedSet, protocol: str, seed: int, aside: int) -> TrainingS
 
     Which ones depends on (seed, key) and the sorted subject ids alone."""
     train, test = protocols.parts(packed.samples, protocol, packed.manifest["benchmark"])
-    entries = {entry["key"]: entry for entry in packed.samples}
+    entries = {entry.key: entry for entry in packed.samples}
     held = sorted(protocols.held_aside([entries[key] for key in train], seed))
     kept_out = set(by_hash(held, seed)[: min(aside, len(train) // 10)])
     return TrainingSet(
@@ -63,6 +63,14 @@ def check_batch(size: int, samples: int, world: int) -> None:
         raise InputError(f"{samples} training samples do not fill a batch of {size}; use --batch-size {samples} or less, or more data")
 
 
+def without_text(packed: PackedSet) -> PackedSet:
+    """The same set for methods that use no text: none of it is read or held."""
+    plain = copy.copy(packed)
+    plain.manifest = {**packed.manifest, "text": None}
+    plain.samples = [replace(record, text=None, text_id=None) for record in packed.samples]
+    return plain
+
+
 def batches(
     packed: PackedSet,
     keys: Sequence[str],
@@ -74,36 +82,33 @@ def batches(
     world: int,
     workers: int,
     device: torch.device,
-    text: bool,
 ) -> Iterator[Batch]:
-    """This rank's rows of the global batches of steps first_step ... steps - 1, on the device; text only where it is wanted."""
+    """This rank's rows of the global batches of steps first_step ... steps - 1, on the device."""
     rows = stream.batches(packed, keys, size, seed, first_step, steps, rank=rank, world=world, workers=workers)
     for step, row in enumerate(rows, first_step):
-        yield to_batch(row, seed, step // (len(keys) // size), text).to(device)
+        yield to_batch(row, seed, step // (len(keys) // size)).to(device)
 
 
-def to_batch(rows: Rows, seed: int, epoch: int, text: bool) -> Batch:
+def to_batch(rows: Rows, seed: int, epoch: int) -> Batch:
     """Rows as tensors, with the base of every random draw of this epoch. Labels stay behind: no method here may look."""
     ids = torch.tensor([draws.key_id(key) for key in rows.keys], dtype=torch.int64)
-    wanted = text and rows.text is not None
     return Batch(
         joints=torch.from_numpy(rows.joints),
         frames=torch.from_numpy(rows.frames),
         draws=draws.base(seed, epoch, ids),
         keys=rows.keys,
-        text=torch.from_numpy(rows.text).float() if wanted and rows.text is not None else None,
-        text_id=torch.from_numpy(rows.text_id) if wanted and rows.text_id is not None else None,
+        text=None if rows.text is None else torch.from_numpy(rows.text).float(),
+        text_id=None if rows.text_id is None else torch.from_numpy(rows.text_id),
     )
 
 
 class EqualCaptions:
     """The share of samples in a step's global batch whose caption another sample of it has too."""
 
-    def __init__(self, entries: Sequence[SampleEntry], keys: Sequence[str], size: int, seed: int) -> None:
-        ids = {entry["key"]: entry["text_id"] for entry in entries}
-        self._ids = [ids[key] for key in sorted(keys)]
-        self._size, self._seed = size, seed
-        self._keys = sorted(keys)
+    def __init__(self, entries: Sequence[Record], keys: Sequence[str], size: int, seed: int) -> None:
+        ids = {entry.key: entry.text_id for entry in entries}
+        self._keys, self._size, self._seed = sorted(keys), size, seed
+        self._ids = [ids[key] for key in self._keys]
         self._epoch, self._order = -1, list[int]()
 
     def __call__(self, step: int) -> float:

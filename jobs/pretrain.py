@@ -16,7 +16,7 @@ from acsar.scdnet import SCDNetConfig
 from acsar.types import Method
 from jobs import checkpoint, environment, journal, weights
 from jobs import engine as deepspeed
-from jobs.batches import EqualCaptions, TrainingSet, batches, check_batch, choose
+from jobs.batches import EqualCaptions, TrainingSet, batches, check_batch, choose, without_text
 from jobs.codec import encode
 from jobs.evaluation import Evaluation
 from jobs.run_folder import RunFolder, digest, read_json, superseded, write_json
@@ -165,8 +165,8 @@ def _plan(job: Pretrain, packed: PackedSet, world: int) -> tuple[TrainingSet, Pl
         raise InputError("the schedule has no steps; give --steps N or --epochs N")
     if job.method.queue > len(data.keys) / 2 and not job.allow_large_queue:
         raise InputError(
-            f"a queue of {job.method.queue} is longer than half of the {len(data.keys)} training samples (they would be their own negatives); "
-            f"use --method.queue {len(data.keys) // 2} or less, or --allow-large-queue"
+            f"a queue of {job.method.queue} is longer than half of the {len(data.keys)} training samples, so that they would be "
+            f"their own negatives; use --method.queue {len(data.keys) // 2} or less, or --allow-large-queue"
         )
     provenance = _provenance(job, packed)
     return data, Plan(
@@ -239,7 +239,10 @@ class _Run:
     def method(self) -> Method:
         """The method of this stream, built from the seed, with --init's weights."""
         config = weights.with_stream(self.job.method, self.stream)
-        method = acsar.build(config, self.packed.manifest["skeleton"], self.packed.text_shape or (77, 512), self.job.seed)
+        try:
+            method = acsar.build(config, self.packed.manifest["skeleton"], self.packed.text_shape or (77, 512), self.job.seed)
+        except ValueError as error:
+            raise InputError(f"recipe {self.job.recipe} with these --method settings cannot be built: {error}") from error
         if self.job.init is not None:
             weights.load_into(method, weights.find(self.job.init, self.job.runs, self.stream))
         return method
@@ -295,13 +298,14 @@ class _Run:
         schedule = Schedule(p.steps, job.lr, job.warmup, job.drop_at)
         if start.checkpoint:
             checkpoint.resume(engine, self.folder, start, schedule)
-        evaluation = Evaluation(method, self.packed, self.data, job.seed, ranks.device)
+        packed = self.packed if method.needs_text else without_text(self.packed)
+        evaluation = Evaluation(method, packed, self.data, job.seed, ranks.device)
         equal = EqualCaptions(self.packed.samples, self.data.keys, job.batch_size, job.seed)
-        where = (job.seed, start.step, p.steps, ranks.rank, ranks.world, job.workers, ranks.device, method.needs_text)
+        where = (job.seed, start.step, p.steps, ranks.rank, ranks.world, job.workers, ranks.device)
         every = job.evaluate_every * p.steps_per_epoch
         return train(
             engine,
-            batches(self.packed, self.data.keys, job.batch_size, *where),
+            batches(packed, self.data.keys, job.batch_size, *where),
             schedule,
             start.step,
             Cadence(job.seed, job.batch_size, p.steps_per_epoch, job.save_every, every, job.stop_after or 0),

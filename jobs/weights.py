@@ -16,7 +16,7 @@ from jobs.codec import decode, encode
 from jobs.run_folder import RunFolder, write_bytes
 from shards.errors import InputError
 
-KINDS = {"SCDNetConfig": SCDNetConfig, "ACSARConfig": ACSARConfig}
+KINDS: dict[str, type[SCDNetConfig]] = {"SCDNetConfig": SCDNetConfig, "ACSARConfig": ACSARConfig}
 
 
 def save_encoder(path: Path, method: Method, config: SCDNetConfig, skeleton: str, facts: dict[str, str]) -> None:
@@ -30,13 +30,18 @@ def load_encoder(path: Path) -> Method:
     """The method that `save_encoder` wrote, with query and key encoder set to its weights, in evaluation mode.
 
     Raises InputError when the file is no such file."""
-    facts = metadata(path)
-    kind = KINDS.get(json.loads(facts["method"]).get("kind"))
-    if kind is None:
-        raise InputError(f"{path} holds an unknown kind of method; one of {', '.join(KINDS)}")
-    method = acsar.build(decode(kind, json.loads(facts["method"])), skeleton=facts["skeleton"])
+    method = acsar.build(config(path), skeleton=metadata(path)["skeleton"])
     load_into(method, path)
     return method.eval()
+
+
+def config(path: Path) -> SCDNetConfig:
+    """The configuration that the file was trained with, its stream included. Raises InputError as `load_encoder`."""
+    described = json.loads(metadata(path)["method"])
+    kind = KINDS.get(described.pop("kind", None))
+    if kind is None:
+        raise InputError(f"{path} holds an unknown kind of method; known: {', '.join(KINDS)}")
+    return decode(kind, described)
 
 
 def load_into(method: Method, path: Path) -> None:
@@ -46,7 +51,8 @@ def load_into(method: Method, path: Path) -> None:
         own = encoder.state_dict()
         wrong = sorted({n for n, t in own.items() if n not in state or state[n].shape != t.shape} | (set(state) - set(own)))
         if wrong:
-            raise InputError(f"{path} does not fit this recipe ({len(wrong)} tensors differ, first {wrong[0]}); use the recipe it came from")
+            told = f"{len(wrong)} tensors differ, first {wrong[0]}"
+            raise InputError(f"{path} does not fit this recipe ({told}); use the recipe it came from")
         encoder.load_state_dict(state)
 
 
@@ -65,7 +71,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def find(init: str, runs: Path, stream: str) -> Path:
-    """The encoder.safetensors that --init RUN|FILE means: a file, a run folder, or a run's name. Raises InputError naming what was tried."""
+    """The encoder.safetensors that --init RUN|FILE means: a file, a run's folder or its name. Raises InputError naming what was tried."""
     given = Path(init)
     if given.is_file():
         return given
