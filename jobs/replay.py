@@ -325,7 +325,10 @@ def _document(path: Path, source: str, marks: Marks, prefix: str) -> list[Entry]
     if marks.get(source) == mark:
         return []
     stamp = _mtime(path)
-    return [Entry(source, mark, tuple(Point(prefix + key, value, stamp, 0) for key, value in numbers(read_json(path)).items()))]
+    found = numbers(read_json(path))
+    # what a comparison is about comes first: trackers show the first metric by default
+    ordered = {key: found[key] for key in (*TABLE, *sorted(found)) if key in found}
+    return [Entry(source, mark, tuple(Point(prefix + key, value, stamp, 0) for key, value in ordered.items()))]
 
 
 def _prefix(protocol: str, params: Mapping[str, str]) -> str:

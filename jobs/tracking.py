@@ -35,6 +35,7 @@ MARKS = "acsar.marks"  # tag: what was forwarded, written in the same request as
 FOLDER = "acsar.folder"  # tag: the comparison's identity, from RUNS/NAME/tracking.json
 PART = "acsar.part"
 STATE = "acsar.state"
+COLOURS = {"joint": "#0072b2", "bone": "#d55e00", "motion": "#009e73"}  # apart for colour-blind eyes too
 # a server that does not answer is a line in a report, not minutes of waiting; and nobody is told that MLflow is used
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -52,6 +53,7 @@ class Comparison:
     parent: str
     streams: dict[str, str]  # stream -> run id
     probes: dict[str, str]  # PROTOCOL/STREAM -> run id
+    view: str  # key of its charts page
     running: bool  # some stream still runs
 
 
@@ -132,11 +134,17 @@ def _forward(tracker: "_Tracker", folder: Path, report: SyncReport) -> Compariso
         ids[part.key] = run.info.run_id
         tracker.tell(run, part, report)
     tracker.tell(parent, whole, report)
+    metrics = {stream: set(known[stream].data.metrics) if stream in known else set() for stream in replay.streams(folder)}
+    for part in news:
+        metrics[part.key] |= {point.key for entry in part.entries for point in entry.points}
+    if metrics:
+        tracker.view(identity, folder.name, set.intersection(*metrics.values()))
     return Comparison(
         name=folder.name,
         parent=parent.info.run_id,
         streams={stream: ids[stream] for stream in replay.streams(folder)},
         probes={key.removeprefix("probe/"): run_id for key, run_id in ids.items() if key.startswith("probe/")},
+        view=identity,
         running=any(child.status == replay.RUNNING for child in of_streams),
     )
 
@@ -147,6 +155,7 @@ class _Tracker:
 
     client: Any
     experiment: str
+    tags: dict[str, str]  # of the experiment
 
     @classmethod
     def open(cls, runs: Path, uri: str) -> "_Tracker":
@@ -161,16 +170,18 @@ class _Tracker:
         client = mlflow.MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
-            return cls(client, experiment.experiment_id)
+            return cls(client, experiment.experiment_id, experiment.tags)
         # with a server, the server says where artifacts lie
         location = (runs.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         try:
-            return cls(client, client.create_experiment(EXPERIMENT, artifact_location=location))
+            # the tag opens MLflow's pages for training, not those for language models
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return cls(client, client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags), tags)
         except MlflowException:
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
                 raise
-            return cls(client, experiment.experiment_id)  # another host was quicker
+            return cls(client, experiment.experiment_id, experiment.tags)  # another host was quicker
 
     def known(self, identity: str, name: str) -> dict[str, Any]:
         """The runs of this comparison by part key, deleted ones too: what somebody deleted is not made again."""
@@ -188,9 +199,17 @@ class _Tracker:
             if not token:
                 return found
 
+    def view(self, identity: str, name: str, metrics: set[str]) -> None:
+        """The comparison's charts page, under its identity: streams as parallel coordinates, then bars and curves."""
+        key, state = f"mlflow.sharedViewState.{identity}", json.dumps(_charts(name, metrics))
+        if self.tags.get(key) != state:
+            self.client.set_experiment_tag(self.experiment, key, state)
+
     def create(self, part: Part, identity: str, name: str, parent: str | None) -> Any:
         tags = {FOLDER: identity, PART: part.key, "comparison": name, "kind": part.kind, "mlflow.user": getpass.getuser()}
         tags["mlflow.source.name"] = "probe.py" if part.kind == "probe" else "pretrain.py"
+        if part.key in COLOURS:
+            tags["mlflow.runColor"] = COLOURS[part.key]
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         return self.client.create_run(self.experiment, start_time=part.began, tags=tags, run_name=part.title)
@@ -231,6 +250,28 @@ class _Tracker:
                 self.client.update_run(run_id, part.status)
         if state is not None and run.data.tags.get(STATE) != state:
             self.client.set_tag(run_id, STATE, state)
+
+
+def _charts(name: str, metrics: set[str]) -> dict[str, Any]:
+    """What MLflow's runs page keeps when somebody shares a view of it, for the metrics that all streams have."""
+    section = "acsar"
+    shown = [key for key in ("loss", "held_aside_knn1", "knn1", "linear") if key in metrics]
+    cards: list[dict[str, Any]] = [{"type": "PARALLEL", "showAllRuns": True, "selectedParams": ["stream"], "selectedMetrics": shown}]
+    cards += [{"type": "BAR", "metricKey": key, "displayName": key} for key in ("linear", "knn1") if key in metrics]
+    lines = {"type": "LINE", "xAxisKey": "step", "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "lineSmoothness": 0}
+    lines |= {"scaleType": "linear", "xAxisScaleType": "linear", "yAxisKey": "metric", "yAxisExpressions": [], "range": {}}
+    curves = [key for key in ("loss", "held_aside_knn1", "text_reliance") if key in metrics]
+    cards += [{**lines, "metricKey": key, "displayName": key} for key in curves]
+    common = {"metricSectionId": section, "deleted": False, "isGenerated": False, "runsCountToCompare": 10}
+    front = {"uuid": section, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    return {
+        "searchFilter": f"tags.comparison = '{name}' and tags.kind = 'stream'",
+        "orderByKey": "metrics.`linear`" if "linear" in metrics else "metrics.`loss`",  # by time the parent would hide its children
+        "orderByAsc": "linear" not in metrics,
+        "isAccordionReordered": True,
+        "compareRunCharts": [{"uuid": f"{section}-{i}", **common, **card} for i, card in enumerate(cards)],
+        "compareRunSections": [front],
+    }
 
 
 def _blocks(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

@@ -164,23 +164,20 @@ def _last_line(log: Path) -> str:
 
 
 def pages(base: str, experiment: str, chosen: Comparison) -> dict[str, str]:
-    """Addresses for one comparison: its streams side by side, their curves, and the comparison's own page."""
-    runs = list(chosen.streams.values()) or list(chosen.probes.values())
-    compare = urllib.parse.urlencode({"runs": json.dumps(runs), "experiments": json.dumps([experiment])})
-    kind = "stream" if chosen.streams else "probe"
-    search = f"tags.comparison = '{chosen.name}' and tags.kind = '{kind}'"
-    charts = urllib.parse.urlencode({"compareRunsMode": "CHART", "searchFilter": search}, quote_via=urllib.parse.quote)
-    return {
-        "compare": f"{base}/#/compare-runs?{compare}",
-        "curves": f"{base}/#/experiments/{experiment}/runs?{charts}",
-        "summary": f"{base}/#/experiments/{experiment}/runs/{chosen.parent}",
-    }
+    """Addresses for one comparison: charts of its streams, streams and probes side by side, its summary."""
+    charts = urllib.parse.urlencode({"compareRunsMode": "CHART", "viewStateShareKey": chosen.view})
+    found = {"charts": f"{base}/#/experiments/{experiment}/runs?{charts}"}
+    for what, runs in (("streams", chosen.streams), ("probes", chosen.probes)):
+        if runs:
+            query = {"runs": json.dumps(list(runs.values())), "experiments": json.dumps([experiment])}
+            found[what] = f"{base}/#/compare-runs?{urllib.parse.urlencode(query)}"
+    return {**found, "summary": f"{base}/#/experiments/{experiment}/runs/{chosen.parent}"}
 
 
 def print_pages(base: str, experiment: str, chosen: Comparison) -> None:
-    """The addresses, one a line; `compare` first."""
+    """The addresses, one a line."""
     for what, address in pages(base, experiment, chosen).items():
-        print(f"{chosen.name} {what}:  {address}", flush=True)
+        print(f"{chosen.name}, {what + ':':9} {address}", flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:
