@@ -128,7 +128,7 @@ def crop_resize(x: Tensor, start: Tensor, length: Tensor, out: int = FRAMES) -> 
     Crops stay inside the clip (the caller clamps them to T)."""
     b, c, t, v, m = x.shape
     place = torch.arange(out, dtype=torch.float64, device=x.device) + 0.5
-    place = (place * (length[:, None] / out) - 0.5).clamp(min=0)
+    place = (place * (length[:, None].double() / out) - 0.5).clamp(min=0)
     last = length[:, None] - 1
     first = torch.minimum(place.long(), last)
     second = torch.minimum(first + 1, last)
@@ -147,7 +147,7 @@ def rotation(u: Tensor, main: float = 30.0, other: float = 1.0) -> Tensor:
 
     U(0,main) degrees about the main axis, U(0,other) about the two others, clockwise as SCD-Net turns."""
     chosen = (u[:, :1] * 3).long() == torch.arange(3, device=u.device)
-    angle = u[:, 1:] * torch.where(chosen, math.radians(main), math.radians(other)).to(u.dtype)
+    angle = u[:, 1:] * torch.where(chosen, u.new_tensor(math.radians(main)), u.new_tensor(math.radians(other)))
     c, s = angle.cos().unbind(1), angle.sin().unbind(1)
     zero, one = torch.zeros_like(c[0]), torch.ones_like(c[0])
     x = _matrix([one, zero, zero, zero, c[0], s[0], zero, -s[0], c[0]])
@@ -201,7 +201,7 @@ def temporal_mask(u: Tensor, masked: int, frames: int = FRAMES) -> Tensor:
 def mask(x: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
     """x [B,C,T,V,M] with zeros where joints [B,V] or frames [B,T] say False."""
     b, c, t, v, m = x.shape
-    kept = (frames[:, :, None, None] & joints[:, None, :, None]).expand(b, t, v, m).reshape(b, 1, t * v * m)
+    kept = (frames[:, :, None, None] & joints[:, None, :, None]).to(x.dtype).expand(b, t, v, m).reshape(b, 1, t * v * m)
     return (x.reshape(b, c, t * v * m) * kept).view(x.shape)
 
 
