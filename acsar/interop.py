@@ -134,11 +134,15 @@ def _graph_unit(theirs: str, ours: str) -> Iterator[Part]:
     yield f"{theirs}.PA", f"{ours}.topology", ()
     yield f"{theirs}.alpha", f"{ours}.strength", ()
     for k in range(SUBSETS):
-        for kind in ("weight", "bias"):
-            yield f"{theirs}.convs.{k}.conv1.{kind}", f"{ours}.relation_{kind}", (0, k)
-            yield f"{theirs}.convs.{k}.conv2.{kind}", f"{ours}.relation_{kind}", (1, k)
-            yield f"{theirs}.convs.{k}.conv3.{kind}", f"{ours}.value_{kind}", (slice(None), k)
-            yield f"{theirs}.convs.{k}.conv4.{kind}", f"{ours}.refine_{kind}", (k,)
+        places: dict[str, tuple[str, Index]] = {
+            "conv1": ("relation", (0, k)),
+            "conv2": ("relation", (1, k)),
+            "conv3": ("value", (slice(None), k)),
+            "conv4": ("refine", (k,)),
+        }
+        for conv, (name, index) in places.items():
+            for kind in ("weight", "bias"):
+                yield f"{theirs}.convs.{k}.{conv}.{kind}", f"{ours}.{name}_{kind}", index
     yield from _layer(f"{theirs}.down.0", f"{ours}.skip")
     yield from _norm(f"{theirs}.down.1", f"{ours}.norm_skip")
     yield from _norm(f"{theirs}.bn", f"{ours}.norm")
