@@ -1,0 +1,196 @@
+"""Pictures of a comparison: loss curves, accuracies beside their reference points, confusions of the fused scores; PNG, no screen."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from acsar import probes
+from acsar.streams import STREAMS
+from jobs import journal
+from jobs.fuse import LETTERS, fused, probed_protocol, read_streams
+from jobs.run_folder import RunFolder, read_json, write_bytes
+from jobs.scores import Scores
+from jobs.targets import find_run
+from jobs.verdicts import reports
+
+COLOURS = {"joint": "#0072b2", "bone": "#d55e00", "motion": "#009e73"}  # Okabe and Ito: told apart by colour-blind readers
+BARS = {"": ("pretrained", "#0072b2"), "random_": ("random encoder", "#9aa5ad"), "raw_": ("raw clips, no network", "#e0c27a")}
+FUSED = "#542788"
+NAMED = 30  # classes that still have room for names; more are numbered
+Records = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw a run's figures into RUNS/NAME/figures/, whatever of them its files allow."""
+
+    run: Path  # RUNS/NAME (or NAME below --runs)
+    protocol: str = ""  # default: the one that the run was probed by
+    runs: Path | None = None  # where a bare NAME is looked up; default $ACSAR_RUNS, else ./runs
+
+    def __call__(self) -> list[Path]:
+        """The files written: loss.png; accuracy.png and confusion.png where the run has been probed. Raises InputError for no run."""
+        run = find_run(self.run, self.runs)
+        drawn = {}
+        journals: dict[str, Records] = {name: journal.read(run / name) for name in STREAMS if RunFolder(run / name).config.is_file()}
+        if any(record["type"] == "step" for records in journals.values() for record in records):
+            drawn["loss"] = loss_curves(journals)
+        if any((run / "probe").glob("*/*.scores.npz")):
+            protocol = self.protocol or probed_protocol(run)
+            path = run / "fuse" / f"{protocol}.json"
+            drawn["accuracy"] = accuracy_bars(reports(run / "probe" / protocol, STREAMS), read_json(path) if path.is_file() else None)
+            drawn["confusion"] = confusion_matrix(read_streams(run, protocol))
+        return [save(figure, run / "figures" / f"{name}.png") for name, figure in drawn.items()]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def loss_curves(journals: Mapping[str, Records]) -> Figure:
+    """Total loss of each stream over the steps, and the 1-NN accuracy on held-aside training subjects where it was measured."""
+    steps = {name: [r for r in records if r["type"] == "step"] for name, records in journals.items()}
+    steps = {name: records for name, records in steps.items() if records}
+    metric = "held_aside_knn1"
+    evals = {name: [r for r in journals[name] if r["type"] == "eval" and metric in r["metrics"]] for name in steps}
+    both = any(evals.values())
+    figure = Figure(figsize=(11 if both else 7, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+    for name, records in steps.items():
+        x, y = np.array([r["step"] for r in records]), np.array([r["loss"] for r in records])
+        axes[0].plot(x, y, color=COLOURS[name], alpha=0.25, linewidth=0.8)
+        axes[0].plot(x, smooth(y), color=COLOURS[name], linewidth=1.8, label=name)
+        if both:
+            at, value = [r["step"] for r in evals[name]], [r["metrics"][metric] for r in evals[name]]
+            axes[1].plot(at, value, color=COLOURS[name], marker="o", markersize=4, label=name)
+    name, records = next(iter(steps.items()))
+    y = smooth(np.array([r["loss"] for r in records]))
+    _dress(axes[0], "step", "loss, sum of all terms", f"Pretraining loss, {name} {y[0]:.2f} at first, {y[-1]:.2f} at last")
+    axes[0].legend(frameon=False, title="stream (thin: every step)", title_fontsize=8)
+    if both:
+        last = ", ".join(f"{name} {found[-1]['metrics'][metric]:.0f}" for name, found in evals.items() if found)
+        _dress(axes[1], "step", "1-NN accuracy, %", f"Held-aside training subjects, % at last: {last}")
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def accuracy_bars(probed: Mapping[str, Mapping[str, Any]], fusion: Mapping[str, Any] | None = None) -> Figure:
+    """Bars of the linear probe per stream (pretrained, random encoder, raw clips) with intervals, 1-NN as diamonds, fused streams last."""
+    figure = Figure(figsize=(2.6 + 2.1 * (len(probed) + (fusion is not None)), 4.8), layout="constrained")
+    axis = figure.subplots()
+    for place, report in enumerate(probed.values()):
+        for slot, (prefix, (label, colour)) in enumerate(BARS.items()):
+            x, name = place + 0.27 * (slot - 1), f"{prefix}linear"
+            _bar(axis, x, report[name], report["intervals"][name], colour, label if place == 0 else None)
+            one = "1-NN instead of linear" if place == 0 and slot == 2 else None
+            axis.plot(x + 0.07, report[f"{prefix}knn1"], "D", color="white", markeredgecolor="#333333", markersize=4.5, label=one, ls="none")
+    names = list(probed)
+    if fusion is not None and len(fusion["streams"]) > 1:
+        _bar(axis, len(names), fusion["top1"], fusion["intervals"]["top1"], FUSED, "fused streams")
+        names.append("+".join(LETTERS[name] for name in fusion["streams"]) + "\nfused")
+    first = next(iter(probed.values()))
+    axis.axhline(first["chance"], color="#666666", linewidth=1, linestyle=":")
+    chance = f"chance {first['chance']:.1f} %"
+    axis.text(len(names) - 0.46, first["chance"] + 0.7, chance, ha="right", va="bottom", fontsize=8, color="#666666")
+    axis.set_xticks(range(len(names)), names)
+    axis.set_xlim(-0.55, len(names) - 0.45)
+    axis.set_ylim(0, 108)
+    axis.set_yticks(range(0, 101, 20))
+    over = "test subjects" if first["interval_over"] == "subjects" else "test clips"
+    marks = "".join(
+        f"\n{text}"
+        for text, true in (
+            ("transductive: the encoder may have seen test clips", first["transductive"]),
+            ("supervision=text-from-label", first["supervision"] == "text-from-label"),
+        )
+        if true
+    )
+    size = f"{first['test']} test clips, {first['classes']} classes"
+    title = f"Linear probe of frozen features: {size}\nlines: 95 % intervals over {over}{marks}"
+    _dress(axis, "", "test accuracy, %", title)
+    handles = dict(sorted(zip(*reversed(axis.get_legend_handles_labels())), key=lambda item: "1-NN" in item[0]))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    return figure
+
+
+def confusion_matrix(streams: Mapping[str, Scores]) -> Figure:
+    """Which class the fused streams take for which: rows are true classes, each adds up to 100 %."""
+    first = next(iter(streams.values()))
+    predictions, count = fused(list(streams.values())).argmax(1), len(first.classes)
+    table = probes.confusion(predictions, first.labels, count).double()
+    share = (100 * table / table.sum(1, keepdim=True).clamp(min=1)).numpy()
+    named = count <= NAMED
+    side = min(4 + 0.32 * count, 12.5) if named else 10
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axis, shrink=0.75, label="% of the true class's clips")
+    bar.outline.set_visible(False)
+    if named:
+        names = [short(name) for name in first.classes]
+        axis.set_xticks(range(count), names, rotation=90, fontsize=8)
+        axis.set_yticks(range(count), names, fontsize=8)
+        for row, column in np.argwhere(np.round(share) >= 1):
+            colour = "white" if share[row, column] > 55 else "#222222"
+            axis.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(20, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(20, integer=True))
+    right = 100 * float((predictions == first.labels).double().mean())
+    which = "+".join(LETTERS[name] for name in streams) + (" fused" if len(streams) > 1 else "")
+    title = f"{which}: {right:.1f} % of {len(first.keys)} test clips right{_most_confused(share, first.classes)}"
+    _dress(axis, "predicted class", "true class", title)
+    axis.grid(False)
+    axis.tick_params(length=0)
+    return figure
+
+
+def smooth(y: NDArray[Any]) -> NDArray[Any]:
+    """Running mean over about a fifteenth of the curve, without a lag at its ends."""
+    half = len(y) // 30
+    total = np.concatenate([[0.0], np.cumsum(y)])
+    low = np.maximum(np.arange(len(y)) - half, 0)
+    high = np.minimum(np.arange(len(y)) + half + 1, len(y))
+    mean: NDArray[Any] = (total[high] - total[low]) / (high - low)
+    return mean
+
+
+def short(name: str, most: int = 26) -> str:
+    """A class name that fits beside an axis."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _most_confused(share: NDArray[Any], classes: Sequence[str]) -> str:
+    wrong = share * (1 - np.eye(len(share)))
+    row, column = divmod(int(wrong.argmax()), len(share))
+    if wrong[row, column] <= 0:
+        return ", no confusion"
+    return f"\nmost often taken for another: {short(classes[row], 40)} for {short(classes[column], 40)} ({wrong[row, column]:.0f} %)"
+
+
+def _bar(axis: Any, x: float, value: float, interval: Sequence[float], colour: str, label: str | None) -> None:
+    low, high = max(0.0, value - interval[0]), max(0.0, interval[1] - value)
+    axis.bar(x, value, 0.25, color=colour, label=label)
+    axis.errorbar(x, value, [[low], [high]], color="#222222", linewidth=1.2, capsize=3)
+    axis.text(x, max(value, interval[1]) + 1.5, f"{value:.1f}", ha="center", va="bottom", fontsize=8)
+
+
+def _dress(axis: Any, x: str, y: str, title: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
