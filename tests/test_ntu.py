@@ -110,6 +110,7 @@ def spoilt(change: Callable[[str], str], frames: int = 3) -> InputError:
         (lambda t: skeleton_text([[(1, np.zeros((25, 3)))]] * 4), "no person"),
         (lambda t: skeleton_text([[(1, np.full((25, 3), np.nan))]] * 4), "not finite"),
         (lambda t: skeleton_text([[(1, np.full((25, 3), np.inf))]] * 4), "not finite"),
+        (lambda t: skeleton_text([[*moving(1, bodies=5)[0], (6, np.full((25, 3), np.nan))]]), "not finite"),
     ],
 )
 def test_a_broken_file_is_one_line_with_its_reason(change: Callable[[str], str], reason: str) -> None:
