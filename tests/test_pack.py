@@ -98,7 +98,7 @@ def test_finished_set_is_left_alone_and_another_one_refused(tmp_path: Path) -> N
     assert again.up_to_date and "nothing to do" in again.lines()[0]
     assert again.broken == {"truncated": ["K00003"]} and again.samples == 19
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    with pytest.raises(InputError, match="holds another set.*--mode overwrite"):
+    with pytest.raises(InputError, match=r"holds another set.*--mode overwrite"):
         pack(Toy(seed=1), out)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     changed = pack(Toy(seed=1), out, mode="overwrite", per_shard=50)
@@ -290,7 +290,7 @@ def test_bad_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         pack(Toy(skeleton="ape"), tmp_path / "out")
     samples = Toy(count=2).samples()
     monkeypatch.setattr(Toy, "samples", lambda self: [samples[0], type(samples[1])("a.b", 0)])
-    with pytest.raises(InputError, match="'a.b' has a dot"):
+    with pytest.raises(InputError, match=r"'a\.b' has a dot"):
         pack(Toy(), tmp_path / "out")
 
 

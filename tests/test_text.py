@@ -1,0 +1,124 @@
+"""Captions from files, the hash features, and the folder of text features."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.text import HashText, TextStore, read_captions, write_store
+from shards.errors import InputError
+from shards.manifest import Caption
+
+EXPECTED = {"a": Caption("waves", "vlm"), "b": Caption("sits, slowly", "import")}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.jsonl", '{"key": "a", "text": "waves", "provenance": "vlm", "seconds": 3}\n\n{"key": "b", "text": " sits, slowly "}\n'),
+        ("c.jsonl", '{"a": {"text": "waves", "provenance": "vlm"}}\n{"b": "sits, slowly"}\n'),
+        ("c.json", '[{"key": "a", "text": "waves", "provenance": "vlm"}, {"key": "b", "text": "sits, slowly"}]'),
+        ("c.json", '{"a": {"text": "waves", "provenance": "vlm"}, "b": "sits, slowly"}'),
+        ("c.csv", 'key,text,provenance\na,waves,vlm\nb,"sits, slowly",\n'),
+    ],
+)
+def test_captions_are_read_from_each_kind_of_file(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert read_captions(tmp_path / name) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.jsonl", '{"key": "a", "text": "x"}\n{"key": "a", "text": "y"}\n', r"c.jsonl:2: a second caption for a"),
+        ("c.jsonl", '{"key": "a", "text": "x"}\n{"key": "b"', r"c.jsonl:2: not JSON"),
+        ("c.jsonl", '{"key": "a"}\n', r"c.jsonl:1: a caption is a key and a text"),
+        ("c.jsonl", '{"key": "a", "text": "x", "provenance": "magic"}\n', r"'magic' of a is not known; one of vlm, motion"),
+        ("c.jsonl", "3\n", r"c.jsonl:1: a caption is an object"),
+        ("c.jsonl", "\n", r"no caption in it"),
+        ("c.json", '["a"]', r"record 1: a caption is an object"),
+        ("c.csv", "name,caption\na,b\n", r"must name the columns key and text"),
+        ("c.txt", "a b", r"read from .jsonl, .json, .csv"),
+    ],
+)
+def test_captions_that_are_wrong_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_captions(tmp_path / name)
+
+
+def test_caption_files_that_are_missing_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_captions(tmp_path / "c.jsonl")
+    (tmp_path / "c.jsonl").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_captions(tmp_path / "c.jsonl")
+
+
+def test_hash_features_are_laid_out_like_token_features() -> None:
+    features = HashText()("A person waves, waves.")
+    assert features.shape == (77, 512) and features.dtype == np.float16
+    lengths = np.linalg.norm(features.astype(np.float32), axis=1)
+    np.testing.assert_allclose(lengths[:8], 1, atol=1e-3)
+    assert not features[8:].any()
+    np.testing.assert_array_equal(features[3], features[5])
+    np.testing.assert_array_equal(features[0], HashText()("x")[0])
+    np.testing.assert_array_equal(features[7], HashText()("x")[2])
+    products = features[:8].astype(np.float32) @ features[:8].astype(np.float32).T
+    assert np.abs(products[np.triu_indices(8, 1)]).max() > 0.99 and np.sort(np.abs(products[np.triu_indices(8, 1)]))[-2] < 0.25
+    np.testing.assert_array_equal(features, HashText()("a PERSON  waves , waves ."))
+    assert np.packbits(features[1] > 0).tobytes() == hashlib.shake_256(b"a").digest(64)
+
+
+def test_hash_features_end_long_texts_with_the_end_token() -> None:
+    features = HashText()(" ".join(f"word{i}" for i in range(200)))
+    np.testing.assert_array_equal(features[76], HashText()("")[1])
+    assert features.any(1).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(max_size=200))
+def test_hash_features_take_any_text(text: str) -> None:
+    features = HashText()(text)
+    assert np.isfinite(features).all() and features[0].any()
+
+
+def test_store_gives_back_what_was_written(tmp_path: Path) -> None:
+    texts = {f"text {i}": np.full((4, 3), i, np.float16) for i in range(5)}
+    store = write_store(tmp_path / "store", "clip", (4, 3), iter(texts.items()))
+    assert (store.encoder, store.shape) == ("clip", (4, 3)) and len(store.rows) == 5
+    for text, features in texts.items():
+        np.testing.assert_array_equal(store(text), features)
+    assert len({store.digest(text) for text in texts}) == 5
+    assert store.lacking([*texts, "other", "other"]) == ["other"]
+    again = TextStore.open(tmp_path / "store")
+    assert again == store
+    assert np.load(tmp_path / "store" / "texts.npy", allow_pickle=False).shape == (5, 4, 3)
+    with pytest.raises(InputError, match="no features of 'other'"):
+        store("other")
+    with pytest.raises(InputError, match="exists"):
+        write_store(tmp_path / "store", "clip", (4, 3), texts)
+
+
+def test_store_is_complete_or_absent(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        write_store(tmp_path / "store", "clip", (4, 3), {"a": np.zeros((4, 3), np.float16), "b": np.zeros((2, 3), np.float16)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stores_that_are_damaged_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder of text features"):
+        TextStore.open(tmp_path)
+    folder = tmp_path / "store"
+    write_store(folder, "clip", (4, 3), {"a": np.zeros((4, 3), np.float16)})
+    index = folder / "index.jsonl"
+    index.write_text(index.read_text() * 2)
+    with pytest.raises(InputError, match="2 lines"):
+        TextStore.open(folder)
+    index.write_text(json.dumps({"row": 0}) + "\n")
+    with pytest.raises(InputError, match="damaged"):
+        TextStore.open(folder)
