@@ -95,7 +95,7 @@ def accuracy_bars(probed: Mapping[str, Mapping[str, Any]], fusion: Mapping[str, 
             x, name = place + 0.27 * (slot - 1), f"{prefix}linear"
             _bar(axis, x, report[name], report["intervals"][name], colour, label if place == 0 else None)
             one = "1-NN instead of linear" if place == 0 and slot == 2 else None
-            axis.plot(x + 0.07, report[f"{prefix}knn1"], "D", color="white", markeredgecolor="#333333", markersize=4.5, label=one, ls="none")
+            axis.plot(x + 0.07, report[f"{prefix}knn1"], "D", color="white", markeredgecolor="#333333", markersize=4.5, label=one, ls="")
     names = list(probed)
     if fusion is not None and len(fusion["streams"]) > 1:
         _bar(axis, len(names), fusion["top1"], fusion["intervals"]["top1"], FUSED, "fused streams")

@@ -71,7 +71,8 @@ class Probe:
     def __call__(self, say: Say = lambda line: None) -> dict[str, dict[str, float]]:
         """Percent correct of the test part: {stream: {linear, knn1, random_linear, random_knn1, raw_linear, raw_knn1}}.
 
-        Writes STREAM.json (with intervals and sentences), STREAM.scores.npz and STREAM.features.npz below probe/PROTOCOL.
+        Writes STREAM.json (with intervals and sentences), STREAM.scores.npz and STREAM.features.npz below probe/PROTOCOL; `say` is told
+        what goes on, and the sentences.
         Raises InputError for what the user can mend."""
         packed, targets, protocol, folder = self._resolve()
         division = divide(packed, protocol)
@@ -80,6 +81,8 @@ class Probe:
         for target in targets:
             report = _Probed(self.seed, packed, division, protocol, folder / "probe" / protocol, references, target, say)()
             results[target.stream] = {name: report[name] for name in ACCURACIES}
+            for sentence in report["sentences"]:
+                say(sentence)
         return results
 
     def _resolve(self) -> tuple[PackedSet, list[Target], str, Path]:
