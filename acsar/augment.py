@@ -77,7 +77,7 @@ def view(joints: Tensor, frames: Tensor, draws: Tensor, view: int, name: Stream,
     x = transform(x, drawn.matrix)
     if config.flip != "none":
         x = flip(x, drawn.flipped, skeleton)
-    return mask(x, drawn.joints, drawn.frames)
+    return mask_(x, drawn.joints, drawn.frames)
 
 
 @torch.no_grad()
@@ -198,11 +198,13 @@ def temporal_mask(u: Tensor, masked: int, frames: int = FRAMES) -> Tensor:
     return kept.repeat_interleave(frames // u.shape[1], 1)
 
 
-def mask(x: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
-    """x [B,C,T,V,M] with zeros where joints [B,V] or frames [B,T] say False."""
+def mask_(x: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
+    """x [B,C,T,V,M] contiguous, with zeros written where joints [B,V] or frames [B,T] say False."""
     b, c, t, v, m = x.shape
-    kept = (frames[:, :, None, None] & joints[:, None, :, None]).to(x.dtype).expand(b, t, v, m).reshape(b, 1, t * v * m)
-    return (x.reshape(b, c, t * v * m) * kept).view(x.shape)
+    columns = joints.to(x.dtype).repeat_interleave(m, 1)
+    kept = frames.to(x.dtype)[:, :, None] * columns[:, None]
+    x.view(b, c, t * v * m).mul_(kept.view(b, 1, t * v * m))
+    return x
 
 
 def _gated(on: Tensor, matrix: Tensor) -> Tensor:

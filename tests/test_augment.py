@@ -19,7 +19,7 @@ from acsar.augment import (
     crop_resize,
     draws_for,
     flip,
-    mask,
+    mask_,
     random_crop,
     rotation,
     shear,
@@ -277,7 +277,7 @@ def test_six_of_sixteen_cubes_without_replacement() -> None:
 def test_mask_zeroes_all_coordinates_and_people() -> None:
     x = clip(0, 2).abs() + 1
     joints, frames = torch.rand(2, 25, generator=torch.Generator().manual_seed(0)) < 0.5, torch.arange(64).expand(2, 64) % 3 > 0
-    out = mask(x, joints, frames)
+    out = mask_(x.clone(), joints, frames)
     stays = (frames[:, None, :, None, None] & joints[:, None, None, :, None]).expand_as(x)
     assert torch.equal(out != 0, stays) and torch.equal(out[stays], x[stays])
 
