@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import select
+import sqlite3
 import subprocess
 import sys
 import time
@@ -162,6 +163,8 @@ class _Tracker:
         """Connect; makes the database and the experiment at first use (5-7 s)."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        if uri.startswith("sqlite:///"):
+            _readable(Path(uri.removeprefix("sqlite:///")))
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         import mlflow
@@ -321,7 +324,16 @@ def _trouble() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError
+    return MlflowException, SQLAlchemyError, sqlite3.Error, OSError
+
+
+def _readable(database: Path) -> None:
+    """Ask the file itself: MLflow would try a locked or damaged one again for minutes."""
+    if database.is_file():
+        with contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True, timeout=10)) as connection:
+            connection.execute("PRAGMA schema_version")
+    elif not database.parent.is_dir():
+        raise FileNotFoundError(f"no folder {database.parent} for the database")
 
 
 def _reason(error: Exception) -> str:

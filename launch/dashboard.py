@@ -93,7 +93,7 @@ def follow(process: "subprocess.Popen[bytes]", runs: Path, command: Dashboard, r
     problems = report.problems
     while process.poll() is None:
         try:
-            process.wait(max(command.every, 9 * report.seconds) or None)
+            process.wait(max(command.every, 9 * report.seconds) if command.every > 0 else None)
         except subprocess.TimeoutExpired:
             report = sync(runs, name=command.name)
             if report.problems != problems:
