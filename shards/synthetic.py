@@ -16,6 +16,7 @@ import numpy as np
 from shards.actions import ACTIONS
 from shards.errors import InputError
 from shards.kinect import YAW, camera, observe, skeleton_text
+from shards.manifest import sync_folder
 from shards.performance import Performance, Performer, draw_manner, draw_performer, perform
 from shards.wording import caption
 from shards.workers import each
@@ -75,7 +76,7 @@ class Writing:
             key = f"S{setup:03d}C{number:03d}P{subject:03d}R{repetition:03d}A{action:03d}"
             rng = _generator(self.plan.seed, "view", subject, action, repetition, number)
             text = skeleton_text(observe(done.joints, camera(number, setup), rng))
-            (self.folder / f"{key}.skeleton").write_text(text, newline="\r\n")
+            _write(self.folder / f"{key}.skeleton", text, newline="\r\n")
             said.append((key, caption(done, rng)))
         return said
 
@@ -163,14 +164,23 @@ def _fill(folder: Path, plan: Plan, jobs: int, progress: Callable[[int, int], No
             progress(len(captions), total)
     names = [action.name for action in ACTIONS[: plan.actions]]
     lines = [json.dumps({"key": key, "text": captions[key], "provenance": "program"}) for key in sorted(captions)]
-    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "classes.json").write_text(json.dumps(names, indent=1) + "\n")
-    (folder / "about.json").write_text(json.dumps({"benchmark": "synthetic", "classes": names, "provenance": "program"}) + "\n")
+    _write(folder / "captions.jsonl", "\n".join(lines) + "\n")
+    _write(folder / "classes.json", json.dumps(names, indent=1) + "\n")
+    _write(folder / "about.json", json.dumps({"benchmark": "synthetic", "classes": names, "provenance": "program"}) + "\n")
     said_cameras = ", ".join(map(str, plan.cameras))
     facts = {"folder": FOLDER, "seed": plan.seed, "subjects": plan.subjects, "actions": plan.actions, "repetitions": plan.repetitions}
-    (folder / "README.txt").write_text(README.format(**facts, cameras=said_cameras))
-    os.sync()
+    _write(folder / "README.txt", README.format(**facts, cameras=said_cameras))
+    sync_folder(folder / FOLDER)
+    sync_folder(folder)
     return total
+
+
+def _write(path: Path, text: str, newline: str = "\n") -> None:
+    """To the disk itself, since the folder's rename says that all is there."""
+    with path.open("w", newline=newline) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 _PURPOSES = ("person", "habit", "take", "view")

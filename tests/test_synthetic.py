@@ -267,7 +267,7 @@ def test_sensor_loses_bodies_and_frames() -> None:
 
 
 def test_classes_can_be_told_apart_but_not_trivially(tmp_path: Path) -> None:
-    write_synthetic(tmp_path / "raw", subjects=10, repetitions=1, cameras=(1, 2))
+    write_synthetic(tmp_path / "raw", subjects=8, repetitions=1, cameras=(2,))
     source = open_source(tmp_path / "raw")
     samples = source.samples()
     rows = np.zeros((len(samples), 3, 32, 25, 2), np.float32)
@@ -283,10 +283,10 @@ def test_classes_can_be_told_apart_but_not_trivially(tmp_path: Path) -> None:
 
 
 def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, text: str, **_: object) -> int:
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(InputError, match="No space left"):
         write_synthetic(tmp_path / "raw", subjects=1, repetitions=1, actions=1)
     assert list(tmp_path.iterdir()) == []
