@@ -15,8 +15,8 @@ class Synthetic:
 
     out: Path  # folder of the set
     seed: int = 0  # everything in the set is a function of it
-    subjects: int = 12
-    repetitions: int = 2
+    subjects: int = 16
+    repetitions: int = 1
     jobs: int = 0  # processes; 0 = all cores
 
     def __call__(self, progress: Callable[[int, int], None] | None = None) -> Path:
