@@ -21,7 +21,7 @@ TINY = SCDNetConfig(c1=8, width=16, heads=2, out=8, queue=16)
 
 @dataclass
 class Moves(Source):
-    """`per` clips of each class by each of four subjects (1, 3 train; 2, 4 test); class c swings its joints at a frequency of its own."""
+    """`per` clips of each class by each subject (odd ones train, even ones test); class c swings its joints at a frequency of its own."""
 
     path: Path = Path("moves")
     format: str = "toy"
@@ -29,12 +29,13 @@ class Moves(Source):
     classes: tuple[str, ...] = ("slow", "middle", "fast")
     normalised: bool = True
     per: int = 4
+    subjects: int = 4
     noise: float = 0.3
     seed: int = 0
 
     def samples(self) -> list[Sample]:
         made = []
-        for subject in range(1, 5):
+        for subject in range(1, 1 + self.subjects):
             for label in range(len(self.classes)):
                 for i in range(self.per):
                     key, split = f"s{subject}c{label}r{i:02d}", "train" if subject % 2 else "test"
