@@ -89,9 +89,12 @@ def _text_lines(text: TextEntry, samples: int) -> Iterator[str]:
     if text["encoder"]:
         stand_in = " (offline stand-in, not CLIP)" if text["encoder"] == "hash" else ""
         yield f"text features: {text['encoder']}{stand_in}"
+    distinct = f"these {text['distinct']} texts"
     if text["determines_label"]:
         also = ", and the class determines the text" if text["one_per_label"] else ""
-        yield f"note: these {text['distinct']} texts determine the label{also}: training with them is not unsupervised"
+        yield f"note: {distinct} determine the label{also}: training with them is not unsupervised"
+    elif text["one_per_label"]:
+        yield f"note: the class determines the text: {distinct} say part of the label, and training with them is not unsupervised"
 
 
 @dataclass(frozen=True)

@@ -331,6 +331,9 @@ def test_texts_that_give_the_class_away_are_said(tmp_path: Path) -> None:
     assert (by_class.text["determines_label"], by_class.text["one_per_label"], by_class.text["distinct"]) == (True, True, 3)
     assert by_class.text["provenance"] == "label"
     assert any("these 3 texts determine the label" in line for line in by_class.lines())
+    part = pack(Toy(count=30, texts=("waves", "waves", "kicks")), tmp_path / "d")
+    assert part.text is not None and part.text["one_per_label"] and not part.text["determines_label"]
+    assert any("the class determines the text: these 2 texts" in line for line in part.lines())
     own = pack(Toy(count=30, texts=tuple(f"text {i}" for i in range(30))), tmp_path / "b").text
     assert own is not None and not own["determines_label"] and not own["one_per_label"]
     mixed = pack(Toy(count=30, texts=("waves", "sits")), tmp_path / "c").text
