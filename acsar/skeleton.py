@@ -53,7 +53,8 @@ class Skeleton:
 
 def _columns_to_one(a: NDArray[np.float32]) -> NDArray[np.float32]:
     total = a.sum(0)
-    return np.divide(a, total, out=np.zeros_like(a), where=total > 0)
+    shares: NDArray[np.float32] = a / np.where(total > 0, total, 1)
+    return shares
 
 
 NTU25 = Skeleton(

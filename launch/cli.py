@@ -39,7 +39,7 @@ def parse(command: type[Command], argv: Sequence[str], about: str, default: Comm
         command,
         args=list(argv),
         description=about,
-        default=default,  # type: ignore[arg-type]  # None means "no default" to tyro as well
+        default=default,
         return_unknown_args=True,
         registry=REGISTRY,
         config=(tyro.conf.AvoidSubcommands,),
@@ -50,7 +50,7 @@ def parse(command: type[Command], argv: Sequence[str], about: str, default: Comm
         near = difflib.get_close_matches(word, valid, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"unknown flag {unknown[0]!r}; {hint}valid: {', '.join(valid)}")
-    return kept
+    return cast(Command, kept)
 
 
 def flags(command: type[Any], default: object | None = None, prefix: str = "--") -> list[str]:

@@ -73,8 +73,8 @@ def main(argv: list[str]) -> int:
         print_pages(uri.rstrip("/"), report.experiment, chosen)
         return 0
     port = free_port(command.port)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background jobs start with it ignored
+        signal.signal(number, _interrupt)
     try:
         with server(runs, uri, port) as process:
             base = f"http://127.0.0.1:{port}"

@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from jobs.codec import encode
-from jobs.probe import Probe, verdicts
+from jobs.probe import Probe
 from launch.cli import finish, parse, print_json
 from launch.data import say
 from launch.table import accuracy_table
@@ -38,13 +38,11 @@ def main(argv: list[str]) -> int:
     if command.dry_run:
         print_json(encode(command.job))
         return 0
-    results = command.job()
+    results = command.job(say)
     if command.json:
         print_json(results)
     else:
         accuracy_table(results, f"{command.job.run or command.job.weights}")
-        for sentence in verdicts(results):
-            say(sentence)
     return 0
 
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import submitit
@@ -53,7 +53,7 @@ class LocalJob:
             signal.signal(signal.SIGINT, handler)
             os.environ.clear()
             os.environ.update(before)
-        controller = submitted._process  # submitit's handle of what it started; there is no public one
+        controller = cast("submitit.LocalJob[int]", submitted)._process  # submitit's handle of what it started; there is no public one
         assert controller is not None
         return cls(stream, submitted, controller)
 
