@@ -53,8 +53,7 @@ class Skeleton:
 
 def _columns_to_one(a: NDArray[np.float32]) -> NDArray[np.float32]:
     total = a.sum(0)
-    shares: NDArray[np.float32] = a / np.where(total > 0, total, 1)
-    return shares
+    return (a / np.where(total > 0, total, 1)).astype(np.float32)
 
 
 NTU25 = Skeleton(
