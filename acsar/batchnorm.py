@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from acsar.gather import all_gather_constant, world_size
 
+# From this many values on, one rank on a CPU takes its statistics from `_moments`.
+LARGE = 2**16
+
 
 class BatchNorm(nn.Module):
     """Normalises dimension 1 of [B,F], [B,F,L] or [B,F,T,V] with statistics over all other dimensions and all ranks.
@@ -37,6 +40,9 @@ class BatchNorm(nn.Module):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, self.momentum, self.eps)
         self.num_batches_tracked += 1
+        if world_size() == 1 and x.device.type == "cpu" and x.numel() >= LARGE and x.ndim > 2 and x.dtype == self.weight.dtype:
+            arguments = (x, self.weight, self.bias, (self.running_mean, self.running_var), self.momentum, self.eps)
+            return _OneRank.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
         if world_size() == 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps)
         count, mean, var = _global_statistics(x.detach(), self.weight.dtype)
@@ -56,10 +62,8 @@ def _global_statistics(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, T
     own = torch.zeros(1 + 2 * features, dtype=torch.float64, device=x.device)
     if count:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.to(dtype)
-        var, mean = torch.var_mean(wide, [d for d in range(x.ndim) if d != 1], correction=0)
         own[0] = count
-        own[1 : 1 + features] = mean
-        own[1 + features :] = var
+        own[1 : 1 + features], own[1 + features :] = _moments(wide)
     parts = all_gather_constant(own[None])
     counts, means, variances = parts[:, :1], parts[:, 1 : 1 + features], parts[:, 1 + features :]
     total = counts.sum()
@@ -69,6 +73,42 @@ def _global_statistics(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, T
     share = counts / total
     mean = (share * means).sum(0)
     return total, mean, (share * (variances + (means - mean) ** 2)).sum(0)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [F] and biased variance [F], in float64, of x [B,F,...] on this rank.
+
+    Per row (sample, feature) in the precision of x, centred; rows are merged in float64. On a CPU an order faster than torch.var_mean."""
+    if x.ndim == 2:
+        var, mean = torch.var_mean(x.double(), 0, correction=0)
+        return mean, var
+    rows = x.flatten(2)
+    means = rows.mean(2, keepdim=True)
+    spreads = torch.linalg.vector_norm(rows - means, dim=2).double().square() / rows.shape[2]
+    of_rows = means.squeeze(2).double()
+    mean = of_rows.mean(0)
+    return mean, (spreads + (of_rows - mean).square()).mean(0)
+
+
+class _OneRank(torch.autograd.Function):
+    """F.batch_norm in training, with `_moments`: torch's own CPU statistics take most of its time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], momentum: float, eps: float) -> Tensor:
+        mean, var = _moments(x)
+        count = x.numel() // x.shape[1]
+        running[0].lerp_(mean.to(running[0].dtype), momentum)
+        running[1].lerp_((var * count / (count - 1)).to(running[1].dtype), momentum)
+        ctx.save_for_backward(x, weight, mean.to(x.dtype), (var + eps).rsqrt().to(x.dtype))
+        ctx.eps = eps
+        return F.batch_norm(x, mean.to(x.dtype), var.to(x.dtype), weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], True, True]
+        grads = torch.ops.aten.native_batch_norm_backward(grad, x, weight, mean, mean, mean, inverse, True, ctx.eps, wanted)
+        return *grads, None, None, None
 
 
 class _Normalise(torch.autograd.Function):

@@ -6,22 +6,19 @@ same input they are stored as one tensor: acsar.interop knows which slice is whi
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from acsar.batchnorm import BatchNorm
+from acsar.dense import on_cpu, product
 from acsar.skeleton import Skeleton
 
 DILATIONS = (1, 2)
 KERNEL = 5
-# On a CPU the aggregation works on this many people at a time, so that its operands stay in the cache.
-PEOPLE_AT_ONCE = 2
 
 
 class Pointwise(nn.Module):
@@ -65,18 +62,10 @@ class GraphUnit(nn.Module):
 
     def aggregate(self, x: Tensor) -> Tensor:
         """The sum over the subsets, before normalisation: [N,I,V,T] -> [N,O,V,T]."""
-        relations = self._relations(x)
-        weights = self._refinement()
-        if x.device.type != "cpu":
-            return _aggregate(x, relations, weights, self.value_weight, self.value_bias)
-        parts = [
-            # What the products need is computed again in the backward pass: cheaper than writing it to memory and reading it back.
-            checkpoint(_aggregate, x_n, d_n, weights, self.value_weight, self.value_bias, use_reentrant=False, preserve_rng_state=False)
-            if torch.is_grad_enabled()
-            else _aggregate(x_n, d_n, weights, self.value_weight, self.value_bias)
-            for x_n, d_n in zip(_few(x), _few(relations))
-        ]
-        return torch.cat(parts)
+        operands = (x.contiguous(), self._relations(x), self._refinement(), self.value_weight, self.value_bias)
+        if on_cpu(*operands):
+            return _Aggregate.apply(*operands)  # type: ignore[no-any-return, no-untyped-call]
+        return _aggregate(*operands)
 
     def _relations(self, x: Tensor) -> Tensor:
         """Per subset k the r maps D, the topology and a row of ones, each as [v,u]: [N,K,r+2,V*V]. The mean over time comes first."""
@@ -95,6 +84,7 @@ class GraphUnit(nn.Module):
 
 
 def _aggregate(x: Tensor, relations: Tensor, refinement: Tensor, value_weight: Tensor, value_bias: Tensor) -> Tensor:
+    """Graphs [N,O,(k,v),u] from relations [N,K,r+2,V*V] and refinement [K,O,r+2], values [N,O,(k,v),t], and their product."""
     n, inputs, v, t = x.shape
     outputs, k = value_bias.shape
     graph = torch.stack([refinement[i] @ relations[:, i] for i in range(k)], 2).view(n * outputs, k * v, v)
@@ -102,8 +92,49 @@ def _aggregate(x: Tensor, relations: Tensor, refinement: Tensor, value_weight: T
     return torch.bmm(graph.transpose(1, 2), values).view(n, outputs, v, t)
 
 
-def _few(x: Tensor) -> Sequence[Tensor]:
-    return torch.split_with_sizes(x, [min(PEOPLE_AT_ONCE, len(x) - i) for i in range(0, len(x), PEOPLE_AT_ONCE)])
+class _Aggregate(torch.autograd.Function):
+    """`_aggregate` on a CPU: one person at a time, so that graphs and values stay in the cache. The backward pass computes them again,
+    which is cheaper than writing them to memory and reading them back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, relations: Tensor, refinement: Tensor, value_weight: Tensor, value_bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, relations, refinement, value_weight, value_bias)
+        y = x.new_empty(len(x), len(value_weight), *x.shape[2:])
+        for i in range(len(x)):
+            graph, values = _person(x[i], relations[i], refinement, value_weight, value_bias)
+            torch.bmm(graph.transpose(1, 2), values, out=y[i])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, relations, refinement, value_weight, value_bias = ctx.saved_tensors
+        grad = grad.contiguous()
+        outputs, k, inputs = value_weight.shape
+        weight = value_weight.view(outputs * k, inputs)
+        to_x, to_relations = torch.empty_like(x), torch.empty_like(relations)
+        to_refinement, to_weight, to_bias = torch.zeros_like(refinement), torch.zeros_like(weight), torch.zeros_like(value_bias)
+        for i in range(len(x)):
+            graph, values = _person(x[i], relations[i], refinement, value_weight, value_bias)
+            to_values = torch.bmm(graph, grad[i]).view(outputs * k, -1)
+            to_x[i] = product(weight.t(), to_values).view_as(x[i])
+            to_weight += product(to_values, x[i].flatten(1).t())
+            to_bias += to_values.sum(1).view_as(to_bias)
+            to_graph = torch.bmm(values, grad[i].transpose(1, 2)).view(outputs, k, -1).transpose(0, 1)
+            torch.bmm(refinement.transpose(1, 2), to_graph, out=to_relations[i])
+            to_refinement.baddbmm_(to_graph, relations[i].transpose(1, 2))
+        return to_x, to_relations, to_refinement, to_weight.view_as(value_weight), to_bias
+
+
+def _person(x: Tensor, relations: Tensor, refinement: Tensor, value_weight: Tensor, value_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Graph [O,(k,v),u] and values [O,(k,v),t] of one person x [I,V,T] with relations [K,r+2,V*V]."""
+    inputs, v, t = x.shape
+    outputs, k = value_bias.shape
+    graph = x.new_empty(outputs, k, v * v)
+    for subset in range(k):
+        torch.mm(refinement[subset], relations[subset], out=graph[:, subset])
+    values = product(value_weight.view(outputs * k, inputs), x.view(inputs, v * t))
+    values += value_bias.view(outputs * k, 1)
+    return graph.view(outputs, k * v, v), values.view(outputs, k * v, t)
 
 
 class TemporalUnit(nn.Module):
