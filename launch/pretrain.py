@@ -15,7 +15,7 @@ from launch.start import prepare
 
 prepare()
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -91,6 +91,15 @@ def show(job: Pretrain, here: Place, numbers: Plan) -> None:
     say(f"  on {here.describe()}")
 
 
+def train(job: Pretrain, here: Place, numbers: Plan, track: bool) -> dict[str, object]:
+    """Train every stream of a resolved job; what each came to. Finished streams are passed by."""
+    run = job.runs / job.name
+    until = min(job.stop_after or numbers.steps, numbers.steps)
+    with tracked(job.runs, job.name, track):
+        run_streams(here, write_job(job, run / "job.json"), run, job.streams, until)
+    return {stream: outcome(run / stream) for stream in job.streams}
+
+
 def main(argv: list[str]) -> int:
     """Resolve, show, train, say what came out and what comes next."""
     command = read(argv)
@@ -100,13 +109,10 @@ def main(argv: list[str]) -> int:
     numbers = plan(job, here.world)
     show(job, here, numbers)
     if where.dry_run:
-        print_json({"job": encode(job), "place": here, "plan": numbers})
+        print_json({"job": encode(job), "place": asdict(here), "plan": asdict(numbers)})
         return 0
+    results = train(job, here, numbers, where.track)
     run = job.runs / job.name
-    until = min(job.stop_after or numbers.steps, numbers.steps)
-    with tracked(job.runs, job.name, where.track):
-        run_streams(here, write_job(job, run / "job.json"), run, job.streams, until)
-    results = {stream: outcome(run / stream) for stream in job.streams}
     if where.json:
         print_json({"run": str(run), "streams": results})
         return 0
@@ -118,8 +124,8 @@ def main(argv: list[str]) -> int:
 
 def outcome(stream: Path) -> object:
     """What a stream came to: its result, or that it can go on."""
-    result = stream / "result.json"
-    return read_json(result) if result.is_file() else "stopped early; the same command without --stop-after goes on"
+    path = stream / "result.json"
+    return read_json(path) if path.is_file() else "stopped early; the same command without --stop-after goes on"
 
 
 if __name__ == "__main__":
