@@ -1,6 +1,5 @@
 """Packing as a job: raw data, and captions if there are any, to a folder of shards."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from shards.manifest import Caption
 from shards.pack import TextFeatures, pack
 from shards.sources import Source, open_source
 from shards.stream import PackedSet
+from shards.workers import cores
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Pack:
             normalise=self.normalise,
             captions=captions,
             features=self._features(source, captions),
-            jobs=self.jobs or len(os.sched_getaffinity(0)),
+            jobs=self.jobs or cores(),
             mode=self.mode,
             per_shard=self.per_shard,
             dtype="float16" if self.float16 else "float32",

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -51,7 +51,9 @@ class TextFeatures(Protocol):
 
 @dataclass(frozen=True)
 class PackReport:
-    """What packing did. `excluded` are keys the source lists as unusable and `broken` those that could not be read, by reason."""
+    """What packing did. `excluded` are keys the source lists as unusable and `broken` those that could not be read, by reason.
+
+    motion_error: what float16 does to the steps from frame to frame, root mean square relative to theirs; None for float32."""
 
     out: Path
     content_id: str
@@ -64,6 +66,7 @@ class PackReport:
     excluded: dict[str, list[str]]
     broken: dict[str, list[str]]
     text: TextEntry | None
+    motion_error: float | None = None
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -79,6 +82,8 @@ class PackReport:
                 lines.append(f"{what}: {len(keys)} ({reason}): {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}")
         if self.cut:
             lines.append(f"{self.cut} clips were longer than 300 frames and cut there")
+        if self.motion_error is not None:
+            lines.append(f"float16: the motion stream is off by {self.motion_error:.2%} (root mean square, relative to the motion)")
         if self.text:
             lines += _text_lines(self.text, self.samples)
         return lines
@@ -99,13 +104,39 @@ def _text_lines(text: TextEntry, samples: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """What one shard's worker says: how many samples, what they were made of, and which could not be read."""
+    """What one shard's worker says: how many samples, what they were made of, and which could not be read.
+
+    steps: sums of squares of what storing lost of the steps from frame to frame, and of the steps."""
 
     count: int
     sources: list[tuple[str, str]]
     broken: dict[str, str]
     cut: int
+    steps: tuple[float, float]
     reused: bool
+
+
+@dataclass
+class Seen:
+    """What is noted while a shard is written."""
+
+    broken: dict[str, str] = field(default_factory=dict)
+    cut: int = 0
+    lost: float = 0.0
+    moved: float = 0.0
+
+    def stored(self, joints: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+        """The joints as they are stored. InputError where they do not fit."""
+        if dtype == "float32":
+            return joints
+        with np.errstate(over="ignore"):
+            stored: NDArray[np.float32] = joints.astype(dtype)
+        if not np.isfinite(stored).all():
+            raise InputError(f"a coordinate is too large for {dtype}", reason=f"too large for {dtype}")
+        steps = np.diff(joints, axis=1)
+        self.moved += float(np.square(steps).sum(dtype=np.float64))
+        self.lost += float(np.square(np.diff(stored.astype(np.float32), axis=1) - steps).sum(dtype=np.float64))
+        return stored
 
 
 @dataclass(frozen=True)
@@ -159,15 +190,14 @@ class Work:
         made_of = hashlib.sha256(canonical([self.source.format, self.options, sources])).hexdigest()
         done = self.finished(i, made_of)
         if done is not None:
-            return Part(done["entry"]["count"], sources, done["broken"], done["cut"], reused=True)
-        broken: dict[str, str] = {}
-        cut: list[str] = []
-        entry = write_shard(self.tar(i), self._packed(i, broken, cut))
+            return Part(sources=sources, reused=True, **done["said"])
+        seen = Seen()
+        entry = write_shard(self.tar(i), self._packed(i, seen))
         if not entry["count"]:
             self.tar(i).unlink()
-        done = {"made_of": made_of, "entry": entry, "broken": broken, "cut": len(cut)}
-        manifest.write_file(self.record(i), [canonical(done)])
-        return Part(entry["count"], sources, broken, len(cut), reused=False)
+        said: dict[str, Any] = {"count": entry["count"], "broken": seen.broken, "cut": seen.cut, "steps": (seen.lost, seen.moved)}
+        manifest.write_file(self.record(i), [canonical({"made_of": made_of, "entry": entry, "said": said})])
+        return Part(sources=sources, reused=False, **said)
 
     def finished(self, i: int, made_of: str) -> dict[str, Any] | None:
         """The record of shard i if it was made of the same inputs and the file still has the bytes it should have."""
@@ -178,17 +208,19 @@ class Work:
         whole = done["made_of"] == made_of and (not done["entry"]["count"] or _intact(self.tar(i), done["entry"]))
         return done if whole else None
 
-    def _packed(self, i: int, broken: dict[str, str], cut: list[str]) -> Iterator[Packed]:
+    def _packed(self, i: int, seen: Seen) -> Iterator[Packed]:
         skeleton = SKELETONS[self.source.skeleton]
         for sample in self.slice(i):
             try:
                 clip = self.source.read(sample.key)
-                joints = self._stored(normalise(clip, self.normalise, skeleton))
+                normal = normalise(clip, self.normalise, skeleton)
+                if not np.isfinite(normal).all():
+                    raise InputError("a coordinate is not finite", reason="not finite")
+                joints = seen.stored(normal, self.dtype)
             except InputError as error:
-                broken[sample.key] = error.reason or str(error)
+                seen.broken[sample.key] = error.reason or str(error)
                 continue
-            if clip.cut:
-                cut.append(sample.key)
+            seen.cut += clip.cut
             caption = self.captions.get(sample.key)
             yield Packed(
                 key=sample.key,
@@ -202,13 +234,6 @@ class Work:
                 split=sample.split,
                 caption={"text": caption.text, "provenance": caption.provenance, "id": text_id(caption.text)} if caption else None,
             )
-
-    def _stored(self, joints: NDArray[np.float32]) -> NDArray[np.float32]:
-        with np.errstate(over="ignore"):
-            stored: NDArray[np.float32] = joints.astype(self.dtype)
-        if not np.isfinite(stored).all():
-            raise InputError(f"a coordinate is not finite as {self.dtype}", reason="not finite")
-        return stored
 
 
 def pack(
@@ -318,7 +343,13 @@ def _pack(
         excluded=excluded,
         broken=broken,
         text=head["text"],
+        motion_error=_motion_error(parts.values()) if work.dtype != "float32" else None,
     )
+
+
+def _motion_error(parts: Iterable[Part]) -> float:
+    lost, moved = np.sum([part.steps for part in parts], axis=0)
+    return float(np.sqrt(lost / moved)) if moved else 0.0
 
 
 def _up_to_date(work: Work, out: Path, excluded: dict[str, list[str]], jobs: int) -> PackReport:

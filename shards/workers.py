@@ -12,6 +12,11 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def each(work: Callable[[int], Result], count: int, jobs: int) -> Generator[tuple[int, Result], None, None]:
     """(i, work(i)) for every i < count on `jobs` processes, as they finish; with one job in this process, in order.
 

@@ -265,7 +265,20 @@ def test_numbers_that_are_not_finite_are_dropped(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Toy, "read", huge)
     assert pack(Toy(), tmp_path / "wide").samples == 20
-    assert pack(Toy(), tmp_path / "narrow", dtype="float16").broken == {"not finite": ["K00002"]}
+    assert pack(Toy(), tmp_path / "narrow", dtype="float16").broken == {"too large for float16": ["K00002"]}
+
+
+def test_what_half_precision_costs_the_motion_stream_is_said(tmp_path: Path) -> None:
+    report = pack(Toy(), tmp_path / "half", dtype="float16", per_shard=6)
+    packed = PackedSet.open(tmp_path / "half")
+    lost, moved = 0.0, 0.0
+    for key in (record.key for record in packed.samples):
+        steps = np.diff(Toy().read(key).bodies, axis=1).astype(np.float64)
+        stored = packed.joints(packed.samples[packed.index[key]]).astype(np.float64).transpose(3, 1, 2, 0)
+        lost, moved = lost + np.square(np.diff(stored, axis=1) - steps).sum(), moved + np.square(steps).sum()
+    assert report.motion_error == pytest.approx(np.sqrt(lost / moved), rel=1e-3)
+    assert any(line.startswith("float16: the motion stream is off by 0.0") for line in report.lines())
+    assert pack(Toy(), tmp_path / "whole").motion_error is None
 
 
 @pytest.mark.parametrize(
