@@ -62,9 +62,10 @@ def main(argv: list[str]) -> int:
         print_json({"run": str(run), "probes": accuracies, "fused": fused, "seconds": round(time.monotonic() - began)})
         return 0
     accuracy_table(accuracies, "synthetic data, stand-in captions and small numbers: for trying things, never a result")
-    print(f"fused {' + '.join(fused['streams'])}: top-1 {fused['top1']:.1f} %, top-5 {fused['top5']:.1f} % of {fused['n']} clips of unseen people")
+    names = " + ".join(fused["streams"])
+    print(f"fused {names}: top-1 {fused['top1']:.1f} %, top-5 {fused['top5']:.1f} % of {fused['n']} clips of unseen people")
     print(f"figures: {', '.join(str(path) for path in figures)}")
-    print(f"all of it in {time.monotonic() - began:.0f} s; compare in MLflow: python launch/dashboard.py --runs {job.runs} --name {job.name}")
+    print(f"all of it in {time.monotonic() - began:.0f} s; compare: python launch/dashboard.py --runs {job.runs} --name {job.name}")
     return 0
 
 
