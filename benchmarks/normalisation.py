@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,12 +28,12 @@ PADDED = 300
 ROUNDS = 7
 
 
-class Row(TypedDict):
+class Row(NamedTuple):
     """One line of the table: milliseconds of CPU per sample, medians; peer is None where it was not measured."""
 
     what: str
-    ours_ms: float
-    peer_ms: float | None
+    ours: float
+    peer: float | None
     ratio: float | None
 
 
@@ -114,7 +114,7 @@ def _row(what: str, ours: Work, peer: Work | None) -> Row:
         if peer is not None:
             others.append(_milliseconds(peer, 1))
     slow = median(others) if others else None
-    return Row(what=what, ours_ms=median(mine), peer_ms=slow, ratio=slow / median(mine) if slow is not None else None)
+    return Row(what, median(mine), slow, slow / median(mine) if slow is not None else None)
 
 
 def _milliseconds(work: Work, repeats: int) -> float:
@@ -146,8 +146,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="a checkout of the published code; without it the peer is not measured")
     for row in measure(parser.parse_args().peer):
-        peer = "not measured" if row["peer_ms"] is None else f"{row['peer_ms']:8.2f} ms   {row['ratio']:6.0f} x"
-        print(f"{row['what']:<32} {row['ours_ms']:8.3f} ms   {peer}")
+        peer = "not measured" if row.peer is None else f"{row.peer:8.2f} ms   {row.ratio:6.1f} x"
+        print(f"{row.what:<32} {row.ours:8.3f} ms   {peer}")
 
 
 if __name__ == "__main__":
