@@ -31,7 +31,7 @@ ROUNDS = 7
 class Row(NamedTuple):
     """One line of the table: milliseconds of CPU per sample, medians; peer is None where it was not measured."""
 
-    what: str
+    name: str
     ours: float
     peer: float | None
     ratio: float | None
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="a checkout of the published code; without it the peer is not measured")
     for row in measure(parser.parse_args().peer):
         peer = "not measured" if row.peer is None else f"{row.peer:8.2f} ms   {row.ratio:6.1f} x"
-        print(f"{row.what:<32} {row.ours:8.3f} ms   {peer}")
+        print(f"{row.name:<32} {row.ours:8.3f} ms   {peer}")
 
 
 if __name__ == "__main__":
