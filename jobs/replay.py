@@ -3,6 +3,7 @@
 Everything is derived again from RUNS/NAME at each call; `marks` say what was told before, so only news are in `entries`.
 """
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -25,6 +26,7 @@ PLACES = (
     *("data", "runs", "name", "streams", "stop_after", "save_every", "workers", "allow_label_text", "allow_large_queue"),
     *("host", "pid", "threads", "cpus", "platform", "devices"),
 )
+BESIDE = re.compile(r"(random_|raw_)?(linear|knn1)(_low|_high)?|top5")  # what of a probe stands beside its stream's curves
 TABLE = ("linear", "knn1", "random_linear", "random_knn1", "raw_linear", "raw_knn1")
 
 Marks = Mapping[str, str]
@@ -145,11 +147,14 @@ def stream_part(
     if end is not None and int(marks.get("end", 0)) < end["attempt"]:
         entries.append(Entry("end", str(end["attempt"]), tuple(_summary(records, end))))
     for path in sorted((comparison / "probe").glob(f"*/{stream}.json")):
-        entries += _document(path, f"probe/{path.parent.name}", marks, _prefix(path.parent.name, params))
+        prefix = _prefix(path.parent.name, params)
+        for entry in _document(path, f"probe/{path.parent.name}", marks, prefix):
+            kept = tuple(point for point in entry.points if BESIDE.fullmatch(point.key.removeprefix(prefix)))
+            entries.append(dataclasses.replace(entry, points=kept))
     times = [record["time"] for record in records]
     return Part(
         key=stream,
-        title=f"{comparison.name} {stream}",
+        title=f"{stream} {comparison.name}",
         kind="stream",
         status=status,
         began=_ms(min(times)) if times else _mtime(folder.config),
@@ -174,7 +179,7 @@ def probe_parts(comparison: Path, marks: Mapping[str, Marks]) -> list[Part]:
         parts.append(
             Part(
                 key=key,
-                title=f"{comparison.name} {stream} probe {protocol}",
+                title=f"{stream} probe {protocol} {comparison.name}",
                 kind="probe",
                 status=FINISHED,
                 began=_mtime(path),
@@ -355,9 +360,10 @@ def _facts(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     for name in ("content_id", "commit"):
         if name in params:
             tags[name] = params[name]
-            params[name] = params[name][:12]
-    if "commit" in params:
-        tags["mlflow.source.git.commit"] = tags["commit"]
+            short, plus, changes = params[name].partition("+")  # +changes: not all of it was committed
+            params[name] = short[:12] + plus + changes
+    if tags.get("commit"):
+        tags["mlflow.source.git.commit"] = tags["commit"].partition("+")[0]
     for name in ("recipe", "protocol", "benchmark", "supervision", "provenance", "transductive"):
         if name in params:
             tags[name] = params[name]
@@ -379,8 +385,11 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _note(comparison: Path) -> str:
     """A table of the probes' and the fused numbers, as markdown."""
     rows: dict[str, list[str]] = {}
+    sentences: list[str] = []
     for path in sorted((comparison / "probe").glob("*/*.json")):
-        found = numbers(read_json(path))
+        document = read_json(path)
+        sentences += [f"- {sentence}" for sentence in document.get("sentences", [])]
+        found = numbers(document)
         cells = [f"{found[name]:.1f}" if name in found else "" for name in TABLE]
         rows.setdefault(path.parent.name, []).append("| " + " | ".join([path.stem, *cells]) + " |")
     lines = []
@@ -391,7 +400,7 @@ def _note(comparison: Path) -> str:
         found = numbers(read_json(path))
         words = [f"top-{k} {found[f'top{k}']:.1f}" for k in (1, 5) if f"top{k}" in found]
         lines.append(f"Fused, {path.stem}: {', '.join(words)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *sentences])
 
 
 def _key(name: str) -> str:

@@ -361,29 +361,34 @@ class Forwarder:
         self.uri = tracking_uri(self.runs, uri)
         self.every = every
         self.process: subprocess.Popen[str] | None = None
+        self.trouble = ""
 
     def start(self) -> None:
-        """Start watching. What it has to say besides its report goes to RUNS/NAME/logs/tracking.log."""
+        """Start watching. What it has to say besides its report goes to RUNS/NAME/logs/tracking.log. Raises nothing: see stop()."""
         log = self.runs / self.name / "logs" / "tracking.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         # -P: a folder named jobs where the user happens to stand must not be imported
         command = [sys.executable, "-P", "-m", "jobs.tracking", str(self.runs), "--name", self.name, "--uri", self.uri]
-        with log.open("a") as errors:
-            self.process = subprocess.Popen(
-                [*command, "--every", str(self.every)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as errors:
+                self.process = subprocess.Popen(
+                    [*command, "--every", str(self.every)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    start_new_session=True,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )
+        except OSError as error:
+            self.trouble = f"the forwarder did not start: {error}"
 
     def stop(self, limit: float = 60.0) -> SyncReport:
         """Last sync, then the end; after `limit` seconds it is left unfinished, for a later `dashboard.py sync`."""
         report = SyncReport(self.uri)
         process, self.process = self.process, None
         if process is None:
+            report.problems += [self.trouble] if self.trouble else []
             return report
         try:
             out, _ = process.communicate(input="", timeout=limit)

@@ -27,8 +27,8 @@ def config(name: str, stream: str, steps: int, **changes: Any) -> dict[str, Any]
     }  # fmt: skip
     facts = {
         "content_id": "5a" * 32, "protocol": job["protocol"], "benchmark": "synthetic", "supervision": "text-from-label",
-        "provenance": "program", "commit": "c0ffee" * 6 + "beef", "versions": {"python": "3.11.9", "torch": "2.6.0"}, "host": "example",
-        "pid": 1, "device": "cpu", "train": 480, "test": 240, "aside": 32, "steps": steps, "steps_per_epoch": 15,
+        "provenance": "program", "commit": "c0ffee" * 6 + "beef+changes", "versions": {"python": "3.11.9", "torch": "2.6.0"},
+        "host": "example", "pid": 1, "device": "cpu", "train": 480, "test": 240, "aside": 32, "steps": steps, "steps_per_epoch": 15,
     }  # fmt: skip
     return {"job": {**job, **changes}, "stream": stream, "facts": {**facts, "protocol": changes.get("protocol", "xsub")}}
 
@@ -95,8 +95,12 @@ def comparison(runs: Path, name: str, steps: int = 120, streams: Sequence[str] =
         numbers = {"linear": 71.5 - 3 * rank, "knn1": 64.0 - 2 * rank, "random_linear": 55.0, "random_knn1": 48.0, "raw_linear": 60.0}
         numbers |= {"raw_knn1": 52.0, "n": 240}
         intervals = {key: [value - 4.0, value + 4.0] for key, value in numbers.items() if key != "n"}
-        write_json(runs / name / "probe" / protocol / f"{stream}.json", {**numbers, "intervals": intervals, "schedule": "official"})
-    fused = {"streams": list(streams), "top1": 76.0, "top5": 95.0, "n": 240, "protocol": "xsub"}
+        words = {"interval_over": "subjects", "sentences": [f"{stream}: linear is above its random encoder"], "transductive": False}
+        gap = {"differences": {"linear_over_random": {"value": numbers["linear"] - 55.0, "interval": [5.0, 20.0]}}}
+        report = {**numbers, "top5": 95.0, "intervals": intervals, "sample_intervals": intervals, **gap, **words}
+        write_json(runs / name / "probe" / protocol / f"{stream}.json", report)
+    subsets = {"J": {"top1": 71.5, "top5": 93.0, "intervals": {"top1": [67.0, 76.0]}}}
+    fused = {"streams": list(streams), "top1": 76.0, "top5": 95.0, "n": 240, "protocol": "xsub", "subsets": subsets}
     write_json(runs / name / "fuse" / "xsub.json", fused)
     figure = runs / name / "figures" / "confusion.png"
     figure.parent.mkdir(parents=True, exist_ok=True)

@@ -116,10 +116,9 @@ def test_it_serves_the_newest_comparison_and_ends_without_leftovers(served: tupl
     assert members(group) == []
 
 
-def test_sync_only_forwards(runs: Path) -> None:
-    process = start(runs, "sync")
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+def test_sync_only_forwards(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dashboard.main(["sync", "--runs", str(runs)]) == 0
+    out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert "2 comparison(s)" in out
 

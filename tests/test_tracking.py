@@ -84,13 +84,18 @@ def test_a_comparison_becomes_a_parent_with_streams_and_probes(runs: Path, clien
     wanted |= {"content_id": "5a" * 6, "provenance": "program", "supervision": "text-from-label"}
     wanted |= {"lr": "0.01", "seed": "0", "batch_size": "32"}
     assert wanted.items() <= joint.data.params.items()
+    assert joint.data.params["commit"] == "c0ffeec0ffee+changes"
+    assert "sample_intervals_linear_low" not in joint.data.metrics
+    probe = client.get_run(made.probes["xsub/joint"]).data.metrics
+    assert (probe["sample_intervals_linear_low"], probe["differences_linear_over_random_value"]) == (67.5, 16.5)
     assert joint.data.tags["version.torch"] == "2.6.0"
     assert joint.data.tags["content_id"] == "5a" * 32
     parent = client.get_run(made.parent)
     assert (parent.data.metrics["fused_top1"], parent.data.metrics["fused_top5"]) == (76.0, 95.0)
-    assert parent.data.metrics["linear_bone"] == 68.5
+    assert (parent.data.metrics["linear_bone"], parent.data.metrics["fused_subsets_J_top1"]) == (68.5, 71.5)
     assert "lr" in parent.data.params
     assert parent.data.params["stream"] == "joint,bone,motion"
+    assert "- joint: linear is above its random encoder" in parent.data.tags["mlflow.note.content"]
     assert "| joint | 71.5 |" in parent.data.tags["mlflow.note.content"]
     assert [item.path for item in client.list_artifacts(made.parent, "figures")] == ["figures/confusion.png"]
 
@@ -384,6 +389,13 @@ def test_a_forwarder_that_breaks_is_a_line_in_the_report(runs: Path, name: str) 
     forwarder.process.kill()
     report = forwarder.stop()
     assert "tracking.log" in report.problems[0]
+
+
+def test_a_forwarder_that_cannot_start_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "n").write_text("a file where the comparison's folder should be")
+    forwarder = tracking.Forwarder(tmp_path, "n")
+    forwarder.start()
+    assert "did not start" in forwarder.stop().problems[0]
 
 
 def test_long_schedules_are_told_as_means(tmp_path: Path) -> None:
