@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from acsar.draws import uniform
 from acsar.skeleton import Skeleton
-from acsar.streams import Stream, stream
+from acsar.streams import Stream, stream, take_joints
 
 FRAMES = 64
 
@@ -53,7 +54,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """All that chance decides about one view of B samples.
+    """All that chance decides about B views.
 
     start, length [B] int64: the crop; matrix [B,3,3] float32: rotation, mirror and shear in one; flipped [B] bool;
     joints [B,V] and frames [B,64] bool: what the masks keep."""
@@ -67,12 +68,26 @@ class ViewDraws:
 
 
 @torch.no_grad()
+def views(joints: Tensor, frames: Tensor, draws: Tensor, name: Stream, skeleton: Skeleton, config: Augmentation) -> tuple[Tensor, Tensor]:
+    """Views 0 and 1 of joints [B,3,T,V,M] with `frames` [B] valid frames -> two [B,3,64,V,M] of the stream called `name`.
+
+    The same bits as two calls of `view`, sooner."""
+    first, second = _augmented(joints, frames, draws, (0, 1), name, skeleton, config).chunk(2)
+    return first, second
+
+
+@torch.no_grad()
 def view(joints: Tensor, frames: Tensor, draws: Tensor, view: int, name: Stream, skeleton: Skeleton, config: Augmentation) -> Tensor:
     """View number `view` of joints [B,3,T,V,M] with `frames` [B] valid frames -> [B,3,64,V,M] of the stream called `name`.
 
     A function of its arguments alone: row i is the same whatever the other rows are, and no generator is touched."""
-    frames = frames.clamp(max=joints.shape[2])
-    drawn = draws_for(draws, view, frames, skeleton, config)
+    return _augmented(joints, frames, draws, (view,), name, skeleton, config)
+
+
+def _augmented(
+    joints: Tensor, frames: Tensor, draws: Tensor, numbers: tuple[int, ...], name: Stream, skeleton: Skeleton, config: Augmentation
+) -> Tensor:
+    drawn = draws_for(draws, numbers, frames.clamp(max=joints.shape[2]), skeleton, config)
     x = stream(crop_resize(joints, drawn.start, drawn.length), name, skeleton)
     x = transform(x, drawn.matrix)
     if config.flip != "none":
@@ -87,20 +102,23 @@ def centre_view(joints: Tensor, frames: Tensor, name: Stream, skeleton: Skeleton
     return stream(crop_resize(joints, start, length), name, skeleton)
 
 
-def draws_for(draws: Tensor, view: int, frames: Tensor, skeleton: Skeleton, config: Augmentation) -> ViewDraws:
-    """What view number `view` is made of, for samples with bases `draws` [B] and `frames` [B] valid frames.
+def draws_for(draws: Tensor, numbers: tuple[int, ...], frames: Tensor, skeleton: Skeleton, config: Augmentation) -> ViewDraws:
+    """What the views with these numbers are made of, for samples with bases `draws` [B] and `frames` [B] valid frames.
 
-    Order of the uniform numbers: crop 2, gates 5, rotation 4, shear 6, anchors, cubes, ties V."""
+    Rows: first view of all samples, second view of all samples, ...
+    Order of the uniform numbers of one row: crop 2, gates 5, rotation 4, shear 6, anchors, cubes, ties V."""
     sizes = [2, 5, 4, 6, config.anchors, config.cubes, skeleton.size]
     # float64 from here to the rounded matrix: an angle's last bit may differ between devices, its float32 rounding does not.
-    crop, gates, turn, skew, anchors, cubes, ties = uniform(draws, view, sum(sizes)).double().split_with_sizes(sizes, 1)
+    u = torch.cat([uniform(draws, number, sum(sizes)) for number in numbers]).double()
+    frames = frames.repeat(len(numbers))
+    crop, gates, turn, skew, anchors, cubes, ties = u.split_with_sizes(sizes, 1)
     rotated, flipped, sheared, hidden, skipped = (gates < config.probability).unbind(1)
     start, length = random_crop(frames, crop, config.min_crop)
     matrix = _gated(rotated, rotation(turn, config.rotate, config.tilt))
     if config.flip == "mirror":
         mirrored = torch.diag(matrix.new_tensor([-1, 1, 1])).expand_as(matrix)
-        matrix = _product(_gated(flipped, mirrored), matrix)
-    matrix = _product(_gated(sheared, shear(skew, config.shear)), matrix)
+        matrix = _gated(flipped, mirrored) @ matrix
+    matrix = _gated(sheared, shear(skew, config.shear)) @ matrix
     kept_joints = spatial_mask((anchors * skeleton.size).long(), ties, config.masked_joints, skeleton)
     kept_frames = temporal_mask(cubes, config.masked_cubes)
     return ViewDraws(start, length, matrix.float(), flipped, kept_joints | ~hidden[:, None], kept_frames | ~skipped[:, None])
@@ -122,8 +140,9 @@ def centre_crop(frames: Tensor, ratio: float = 0.95) -> tuple[Tensor, Tensor]:
 
 
 def crop_resize(x: Tensor, start: Tensor, length: Tensor, out: int = FRAMES) -> Tensor:
-    """Frames [start, start+length) of each clip x [B,C,T,V,M], start and length [B], resized along time -> [B,C,out,V,M].
+    """Frames [start, start+length) of clips x [B,C,T,V,M], resized along time -> [K*B,C,out,V,M].
 
+    start, length [K*B] int64: row i is cut out of clip i modulo B.
     Linear between the two nearest frames at (j+0.5)*length/out - 0.5, clamped to the crop; no smoothing when frames are dropped.
     Crops stay inside the clip (the caller clamps them to T)."""
     b, c, t, v, m = x.shape
@@ -131,15 +150,16 @@ def crop_resize(x: Tensor, start: Tensor, length: Tensor, out: int = FRAMES) -> 
     place = (place * (length[:, None].double() / out) - 0.5).clamp(min=0)
     last = length[:, None] - 1
     first = torch.minimum(place.long(), last)
-    second = torch.minimum(first + 1, last)
-    weight = (place - first).to(x.dtype)
-    # Only the frames that are needed are read, as whole rows of V*M numbers.
-    rows = x.reshape(b * c * t, v * m)
-    clips = torch.arange(b * c, device=x.device).view(b, c, 1) * t + start[:, None, None]
-    low = rows.index_select(0, (clips + first[:, None]).flatten())
-    high = rows.index_select(0, (clips + second[:, None]).flatten())
-    weights = weight[:, None].expand(b, c, out).reshape(-1, 1)
-    return low.lerp_(high, weights).view(b, c, out, v, m)
+    taps = torch.stack([first, torch.minimum(first + 1, last)], 2) + start[:, None, None]
+    far = place - first
+    weights = torch.stack([1 - far, far], 2).to(x.dtype)
+    # A clip is a table of rows of V*M numbers; each new row is a weighted sum of two, in one pass over the frames that are needed.
+    clips = torch.arange(0, b * c * t, t, device=x.device).view(1, b, c, 1, 1)
+    rows = clips + taps.view(-1, b, 1, out, 2)
+    weights = weights.view(-1, b, 1, out, 2).expand(rows.shape)
+    table = x.reshape(b * c * t, v * m)
+    mixed = F.embedding_bag(rows.view(-1, 2), table, mode="sum", per_sample_weights=weights.reshape(-1, 2))
+    return mixed.view(-1, c, out, v, m)
 
 
 def rotation(u: Tensor, main: float = 30.0, other: float = 1.0) -> Tensor:
@@ -148,19 +168,17 @@ def rotation(u: Tensor, main: float = 30.0, other: float = 1.0) -> Tensor:
     U(0,main) degrees about the main axis, U(0,other) about the two others, clockwise as SCD-Net turns."""
     chosen = (u[:, :1] * 3).long() == torch.arange(3, device=u.device)
     angle = u[:, 1:] * torch.where(chosen, u.new_tensor(math.radians(main)), u.new_tensor(math.radians(other)))
-    c, s = angle.cos().unbind(1), angle.sin().unbind(1)
-    zero, one = torch.zeros_like(c[0]), torch.ones_like(c[0])
-    x = _matrix([one, zero, zero, zero, c[0], s[0], zero, -s[0], c[0]])
-    y = _matrix([c[1], zero, -s[1], zero, one, zero, s[1], zero, c[1]])
-    z = _matrix([c[2], s[2], zero, -s[2], c[2], zero, zero, zero, one])
-    return _product(z, _product(y, x))
+    # Rodrigues, I + sin K + (1 - cos) K^2, with the generator K of each axis.
+    turn = u.new_tensor([[[0, 0, 0], [0, 0, 1], [0, -1, 0]], [[0, 0, -1], [0, 0, 0], [1, 0, 0]], [[0, 1, 0], [-1, 0, 0], [0, 0, 0]]])
+    sine, cosine = angle.sin()[:, :, None, None], angle.cos()[:, :, None, None]
+    x, y, z = (torch.eye(3, dtype=u.dtype, device=u.device) + sine * turn + (1 - cosine) * (turn @ turn)).unbind(1)
+    return z @ y @ x
 
 
 def shear(u: Tensor, size: float = 1.0) -> Tensor:
     """[B,3,3] with ones on the diagonal and U(-size,size) elsewhere, from u [B,6] uniform."""
-    a = ((2 * u - 1) * size).unbind(1)
-    one = torch.ones_like(a[0])
-    return _matrix([one, a[0], a[1], a[2], one, a[3], a[4], a[5], one])
+    entries = torch.cat([torch.ones_like(u[:, :1]), (2 * u - 1) * size], 1)
+    return entries[:, [0, 1, 2, 3, 0, 4, 5, 6, 0]].view(-1, 3, 3)
 
 
 def transform(x: Tensor, matrix: Tensor) -> Tensor:
@@ -175,10 +193,8 @@ def transform(x: Tensor, matrix: Tensor) -> Tensor:
 
 def flip(x: Tensor, flipped: Tensor, skeleton: Skeleton) -> Tensor:
     """x [B,C,T,V,M] with left and right joints exchanged in the samples where flipped [B]; coordinates keep their sign."""
-    b, c, t, v, m = x.shape
-    joints = torch.tensor([list(range(v)), skeleton.mirror], device=x.device)[flipped.long()]
-    columns = (joints[:, :, None] * m + torch.arange(m, device=x.device)).view(b, 1, v * m)
-    return x.reshape(b, c * t, v * m).gather(2, columns.expand(b, c * t, v * m)).view(x.shape)
+    joints = torch.tensor([range(skeleton.size), skeleton.mirror], device=x.device)
+    return take_joints(x, joints[flipped.long()])
 
 
 def spatial_mask(anchors: Tensor, ties: Tensor, masked: int, skeleton: Skeleton) -> Tensor:
@@ -209,11 +225,3 @@ def mask_(x: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
 
 def _gated(on: Tensor, matrix: Tensor) -> Tensor:
     return torch.where(on[:, None, None], matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
-
-
-def _matrix(entries: list[Tensor]) -> Tensor:
-    return torch.stack(entries, 1).view(-1, 3, 3)
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    return a[:, :, 0:1] * b[:, 0:1] + a[:, :, 1:2] * b[:, 1:2] + a[:, :, 2:3] * b[:, 2:3]

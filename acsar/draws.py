@@ -25,9 +25,8 @@ def uniform(draws: Tensor, view: int, count: int) -> Tensor:
     """`count` numbers per sample, draws [B] int64 -> [B,count] float32 in [0,1), multiples of 2^-24.
 
     Row i depends on draws[i] and `view` alone; a larger count only appends columns."""
-    stream = _mix(draws + _signed(_GAMMA * (view + 1)))
-    counters = torch.arange(1, count + 1, dtype=torch.int64, device=draws.device) * _GAMMA
-    return _shift_right(_mix(stream[:, None] + counters), 40).to(torch.float32) * 2.0**-24
+    counters = torch.arange(1, count + 1, dtype=torch.int64, device=draws.device) + (view << 32)
+    return _shift_right(_mix(draws[:, None] + counters * _GAMMA), 40).to(torch.float32) * 2.0**-24
 
 
 def _signed(value: int) -> int:

@@ -9,6 +9,7 @@ from acsar.skeleton import Skeleton
 
 Stream = Literal["joint", "bone", "motion"]
 STREAMS: tuple[Stream, ...] = ("joint", "bone", "motion")
+_WORDS = {4: torch.float32, 8: torch.float64, 16: torch.complex128}
 
 
 def stream(x: Tensor, name: Stream, skeleton: Skeleton) -> Tensor:
@@ -24,13 +25,22 @@ def stream(x: Tensor, name: Stream, skeleton: Skeleton) -> Tensor:
 
 def bone(x: Tensor, skeleton: Skeleton) -> Tensor:
     """x [B,C,T,V,M] -> each joint minus the one it hangs on; zero where a joint is its own parent."""
-    people = x.shape[4]
-    # Rows of V*M neighbours in memory: several times faster than selecting along V.
-    columns = torch.tensor([parent * people + m for parent in skeleton.parent for m in range(people)], device=x.device)
-    rows = x.reshape(-1, len(columns))
-    return (rows - rows.index_select(1, columns)).view(x.shape)
+    return x - take_joints(x, torch.tensor([skeleton.parent], device=x.device))
 
 
 def motion(x: Tensor) -> Tensor:
     """x [B,C,T,V,M] -> next frame minus this one; the last frame is zero."""
     return torch.cat([x[:, :, 1:] - x[:, :, :-1], torch.zeros_like(x[:, :, :1])], 2)
+
+
+def take_joints(x: Tensor, joints: Tensor) -> Tensor:
+    """x [B,C,T,V,M] with joint v replaced by joint joints[b,v] of sample b; joints [B,V], or [1,V] for all samples."""
+    b, c, t, v, m = x.shape
+    rows = x.reshape(b, c * t, v * m)
+    # The people of one joint lie side by side: where there is a number of that size they move as one (it carries no gradient).
+    wide = None if x.requires_grad else _WORDS.get(m * x.element_size())
+    words = rows if wide is None else rows.view(wide)
+    width = words.shape[2] // v
+    columns = (joints[:, None, :, None] * width + torch.arange(width, device=x.device)).flatten(2)
+    taken = words.gather(2, columns.expand(words.shape))
+    return (taken if wide is None else taken.view(x.dtype)).view(x.shape)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from acsar.augment import Augmentation, view
+from acsar.augment import Augmentation, views
 from acsar.draws import base
 from acsar.skeleton import NTU25
 from acsar.streams import STREAMS, Stream
@@ -62,8 +62,7 @@ def _row(name: Stream, clips: np.ndarray, peer: Path | None, folder: Path) -> Ro
     draws, config = base(0, 0, torch.arange(BATCH)), Augmentation()
 
     def ours() -> None:
-        for number in (0, 1):
-            view(joints, frames, draws, number, name, NTU25, config)
+        views(joints, frames, draws, name, NTU25, config)
 
     runs: list[Callable[[], None]] = [ours]
     if peer is not None:

@@ -27,6 +27,7 @@ from acsar.augment import (
     temporal_mask,
     transform,
     view,
+    views,
 )
 from acsar.draws import base, key_id, uniform
 from acsar.skeleton import NTU25, UCLA20, Skeleton
@@ -194,7 +195,7 @@ def test_a_view_is_its_five_steps_one_after_another(name: Stream, kind: str, ske
     x, frames, draws = clip(5, 24, 100, skeleton), torch.arange(60, 108), bases(24)
     frames = frames[::2]
     ours = view(x, frames, draws, 1, name, skeleton, config)
-    drawn = draws_for(draws, 1, frames.clamp(max=100), skeleton, config)
+    drawn = draws_for(draws, (1,), frames.clamp(max=100), skeleton, config)
     u = uniform(draws, 1, 22 + 16 + skeleton.size)
     assert 0 < int(drawn.flipped.sum()) < 24
     for i in range(24):
@@ -257,7 +258,7 @@ def test_masking_frequency_of_each_joint() -> None:
          .331, .310, .153, .362, .332, .312, .155, .593, .152, .311, .153, .312], dtype=torch.float64)  # fmt: skip
     n = 40_000
     always = Augmentation(probability=1.0)
-    kept = draws_for(bases(n), 0, torch.full((n,), 80), NTU25, always).joints
+    kept = draws_for(bases(n), (0,), torch.full((n,), 80), NTU25, always).joints
     assert float(((~kept).double().mean(0) - expected).abs().max()) < 0.012
 
 
@@ -298,6 +299,13 @@ def test_batch_equals_one_by_one_bit_for_bit(seed: int, batch: int, name: Stream
         assert torch.equal(together[row], alone)
 
 
+@pytest.mark.parametrize("name", STREAMS)
+def test_both_views_at_once_have_the_same_bits(name: Stream) -> None:
+    x, frames, draws = clip(7, 12, 110), torch.arange(55, 115, 5), bases(12)
+    for number, ours in enumerate(views(x, frames, draws, name, NTU25, DEFAULT)):
+        assert torch.equal(ours, view(x, frames, draws, number, name, NTU25, DEFAULT)) and ours.is_contiguous()
+
+
 def test_large_batch_with_threads_has_the_same_bits() -> None:
     x, frames, draws = clip(1, 48, 90), torch.full((48,), 90), bases(48)
     before = torch.get_num_threads()
@@ -324,7 +332,7 @@ def test_views_differ_and_repeat_and_leave_generators_alone() -> None:
 
 def test_gates_open_half_of_the_time_and_independently() -> None:
     n = 20_000
-    drawn = draws_for(bases(n), 0, torch.full((n,), 90), NTU25, DEFAULT)
+    drawn = draws_for(bases(n), (0,), torch.full((n,), 90), NTU25, DEFAULT)
     eye = torch.eye(3)
     open_ = torch.stack(
         [
@@ -366,8 +374,8 @@ def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_same_draws_on_the_accelerator() -> None:
     frames, draws = torch.arange(40, 296), bases(256)
-    here = draws_for(draws, 0, frames, NTU25, DEFAULT)
-    there = draws_for(draws.cuda(), 0, frames.cuda(), NTU25, DEFAULT)
+    here = draws_for(draws, (0,), frames, NTU25, DEFAULT)
+    there = draws_for(draws.cuda(), (0,), frames.cuda(), NTU25, DEFAULT)
     for name, value in vars(here).items():
         assert torch.equal(value, getattr(there, name).cpu()), name
     x = clip(0, 256, 300)

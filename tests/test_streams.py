@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acsar.skeleton import NTU25, UCLA20, Skeleton
-from acsar.streams import STREAMS, bone, motion, stream
+from acsar.streams import STREAMS, bone, motion, stream, take_joints
 
 skeletons = st.sampled_from([NTU25, UCLA20])
 
@@ -43,6 +43,21 @@ def test_ntu_bones_of_the_published_list() -> None:
     pairs = [(1, 2), (2, 21), (3, 21), (4, 3), (5, 21), (6, 5), (7, 6), (8, 7), (9, 21), (10, 9), (11, 10), (12, 11), (13, 1)]
     pairs += [(14, 13), (15, 14), (16, 15), (17, 1), (18, 17), (19, 18), (20, 19), (21, 21), (22, 23), (23, 8), (24, 25), (25, 12)]
     assert bone(x, NTU25).flatten().tolist() == [float(child - parent) for child, parent in pairs]
+
+
+@pytest.mark.parametrize("people", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_taking_joints_of_each_sample(people: int, dtype: torch.dtype) -> None:
+    x = clip(4, NTU25, people=people).to(dtype)
+    joints = torch.stack([torch.arange(25), torch.arange(24, -1, -1)])
+    taken = take_joints(x, joints)
+    assert torch.equal(taken[0], x[0]) and torch.equal(taken[1], x[1].flip(2))
+    assert torch.equal(take_joints(x.transpose(2, 3).contiguous().transpose(2, 3), joints), taken)
+
+
+def test_bones_carry_the_gradient() -> None:
+    x = clip(5, NTU25).requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: bone(y, NTU25), (x[:1, :, :2],))
 
 
 def test_streams_by_name() -> None:
