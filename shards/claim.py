@@ -50,6 +50,11 @@ class Claim:
             except OSError as error:
                 raise InputError(f"cannot write {folder}: {error.strerror}; choose another --out") from None
 
+    @property
+    def number(self) -> int:
+        """How many owners died before this one."""
+        return int(self.record.name.split(".")[1])
+
     def release(self) -> None:
         """Give the folder up and leave what is in it, if anything, for the next owner."""
         self.record.unlink(missing_ok=True)

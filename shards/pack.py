@@ -1,6 +1,6 @@
 """Packing: a source becomes a folder of shards and a manifest, in parallel, byte for byte the same, complete or absent.
 
-Work goes on in OUT.packing/{set,done}: a shard and its record in done/ outlive a crash, and the last step renames set/ to OUT."""
+Work goes on in OUT.packing/try.N/{set,done}: a shard and its record in done/ outlive a crash, and the last step renames set/ to OUT."""
 
 import contextlib
 import errno
@@ -283,10 +283,13 @@ def pack(
         "benchmark": source.benchmark,
         "text": features.encoder if features and texts else "",
     }
-    work = Work(source, samples, texts, features if texts else None, name, dtype, per_shard, out.with_name(out.name + ".packing"), options)
+    folder = out.with_name(out.name + ".packing")
     try:
-        claim = Claim.take(work.folder)
+        claim = Claim.take(folder)
         try:
+            work = Work(
+                source, samples, texts, features if texts else None, name, dtype, per_shard, _latest_try(folder, claim.number), options
+            )
             report = _pack(work, out, mode, excluded, max_broken, max(1, jobs), progress)
             claim.discard()
         except BaseException:
@@ -297,9 +300,22 @@ def pack(
             raise
         raise InputError(
             f"the disk is full: {out.parent} has {shutil.disk_usage(out.parent).free / 1e6:.0f} MB left; the finished shards are kept in "
-            f"{work.folder}: make room and run the same command again"
+            f"{folder}: make room and run the same command again"
         ) from None
     return report
+
+
+def _latest_try(folder: Path, number: int) -> Path:
+    """FOLDER/try.NUMBER, which takes over what the owner before has left.
+
+    A worker that outlives its killed packer for a moment finds its folder renamed and cannot put its shard among ours."""
+    mine = folder / f"try.{number:04d}"
+    left = sorted(path for path in folder.glob("try.*") if path != mine)
+    if left and not mine.exists():
+        left.pop().rename(mine)
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return mine
 
 
 def _pack(
@@ -312,20 +328,22 @@ def _pack(
         for name in ("set", "done"):
             shutil.rmtree(work.folder / name, ignore_errors=True)
     for name in ("set", "done"):
-        (work.folder / name).mkdir(exist_ok=True)
-    for half in work.folder.glob("*/.*.part"):
-        half.unlink()
+        (work.folder / name).mkdir(parents=True, exist_ok=True)
+    _remove_halves(work.folder)
     parts: dict[int, Part] = {}
     done = 0
     if progress:
         progress(0, len(work.samples))
-    with contextlib.closing(each(work, work.count, jobs)) as results:
-        for i, part in results:
-            parts[i] = part
-            done += len(part.sources)
-            if progress:
-                progress(done, len(work.samples))
-            _check_broken({k: r for p in parts.values() for k, r in p.broken.items()}, len(work.samples), max_broken)
+    try:
+        with contextlib.closing(each(work, work.count, jobs)) as results:
+            for i, part in results:
+                parts[i] = part
+                done += len(part.sources)
+                if progress:
+                    progress(done, len(work.samples))
+                _check_broken({k: r for p in parts.values() for k, r in p.broken.items()}, len(work.samples), max_broken)
+    finally:
+        _remove_halves(work.folder)
     broken = _by_reason({key: reason for part in parts.values() for key, reason in part.broken.items()})
     id = manifest.content_id(work.source.format, work.options, [pair for part in parts.values() for pair in part.sources])
     head = _head(work, id, _merged(excluded, broken), sum(part.count for part in parts.values()))
@@ -345,6 +363,12 @@ def _pack(
         text=head["text"],
         motion_error=_motion_error(parts.values()) if work.dtype != "float32" else None,
     )
+
+
+def _remove_halves(folder: Path) -> None:
+    """What workers that were stopped have left of their shards; whole shards stay."""
+    for half in folder.glob("*/.*.part"):
+        half.unlink(missing_ok=True)
 
 
 def _motion_error(parts: Iterable[Part]) -> float:

@@ -135,7 +135,7 @@ def test_killed_packer_is_continued_to_the_same_bytes(tmp_path: Path, jobs: int)
     context = multiprocessing.get_context("fork")
     packer = context.Process(target=pack, args=(Toy(count=30, seconds=0.02), out), kwargs={"per_shard": per_shard, "jobs": jobs})
     packer.start()
-    done = tmp_path / "out.packing" / "done"
+    done = tmp_path / "out.packing" / "try.0000" / "done"
     deadline = time.monotonic() + 20
     while len(list(done.glob("shard-*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -143,13 +143,34 @@ def test_killed_packer_is_continued_to_the_same_bytes(tmp_path: Path, jobs: int)
     os.kill(packer.pid, signal.SIGKILL)
     packer.join()
     assert not out.exists() and len(list(done.glob("shard-*.json"))) >= 3
-    victim = sorted((tmp_path / "out.packing" / "set").glob("*.tar"))[0]
+    victim = sorted((tmp_path / "out.packing" / "try.0000" / "set").glob("*.tar"))[0]
     data = bytearray(victim.read_bytes())
     data[700] ^= 1
     victim.write_bytes(data)
     report = pack(Toy(count=30), out, per_shard=per_shard)
     assert 2 <= report.reused < 10
     pack(Toy(count=30), tmp_path / "whole", per_shard=per_shard)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert neighbours(tmp_path) == ["out", "whole"]
+
+
+def test_workers_that_outlive_their_packer_spoil_nothing(tmp_path: Path) -> None:
+    out, slow = tmp_path / "out", Toy(count=8, seconds=0.1)
+    context = multiprocessing.get_context("fork")
+    packer = context.Process(target=pack, args=(slow, out), kwargs={"per_shard": 4, "jobs": 2})
+    packer.start()
+    halves = tmp_path / "out.packing" / "try.0000" / "set"
+    deadline = time.monotonic() + 20
+    while len(list(halves.glob(".*.part"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert packer.pid is not None
+    os.kill(packer.pid, signal.SIGKILL)
+    packer.join()
+    late = Toy(count=8, seed=7, seconds=0.02)
+    pack(late, out, per_shard=4)
+    time.sleep(0.6)
+    PackedSet.open(out).verify()
+    pack(late, tmp_path / "whole", per_shard=4)
     assert contents(out) == contents(tmp_path / "whole")
     assert neighbours(tmp_path) == ["out", "whole"]
 
@@ -218,7 +239,7 @@ def test_full_disk_is_one_clear_line_and_finished_shards_stay(tmp_path: Path, mo
     monkeypatch.setattr("shards.shard.write_file", full)
     with pytest.raises(InputError, match=rf"disk is full: {tmp_path} .*finished shards are kept"):
         pack(Toy(), tmp_path / "out", per_shard=4, jobs=jobs)
-    assert neighbours(tmp_path) == ["out.packing"]
+    assert neighbours(tmp_path) == ["out.packing"] and not list(tmp_path.rglob(".*.part"))
     monkeypatch.undo()
     assert pack(Toy(), tmp_path / "out", per_shard=4).reused >= 3
     pack(Toy(), tmp_path / "whole", per_shard=4)
