@@ -122,7 +122,7 @@ class _Probed:
         spec = {**self._set(), "encoder": sha, "crop": features.CROP}
         rows = lambda: features.encoded(method.encode, self.packed, self.division.keys, device)
         own = features.kept(self.folder / f"{target.stream}.features.npz", self.division.keys, spec, rows)
-        schedule = probes.official(self.packed.manifest["benchmark"])
+        schedule = probes.schedule_for(self.packed.manifest["benchmark"])
         self.say(f"{target.stream}: probes")
         answers = {"": self._answer(own, schedule), "random": self._random(schedule, device), "raw": self._raw(device)}
         d, facts = self.division, {**self._set(), "encoder": sha, "seed": self.seed}
@@ -145,7 +145,7 @@ class _Probed:
     def _raw(self, device: torch.device) -> Answer:
         encode = features.raw_encode(self.target.stream, self.target.skeleton)
         rows = lambda: features.encoded(encode, self.packed, self.division.keys, device)
-        return self._reference("raw", {"crop": features.CROP}, rows, probes.raw())
+        return self._reference("raw", {"crop": features.CROP}, rows, probes.unit())
 
     def _random(self, schedule: ProbeSchedule, device: torch.device) -> Answer:
         t, d = self.target, self.division
@@ -212,7 +212,7 @@ class _Probed:
             "transductive": self.target.transductive,
             "seed": self.seed,
             "linear_schedule": described(schedule, len(d.train)),
-            "raw_schedule": described(probes.raw(), len(d.train)),
+            "raw_schedule": described(probes.unit(), len(d.train)),
             "knn": "1 nearest neighbour by cosine of the features as they are, gallery = training part",
         }
 

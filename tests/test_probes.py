@@ -98,7 +98,7 @@ def test_linear_probe_separates_blobs() -> None:
 def test_linear_probe_repeats_and_depends_on_its_seed_and_no_global_state() -> None:
     (x, y), (test, _) = blobs(100, 3, 1), blobs(9, 3, 2)
     before = torch.get_rng_state()
-    first, again, other = (probes.linear_probe(x, y, test, 3, probes.raw(), seed).scores for seed in (0, 0, 1))
+    first, again, other = (probes.linear_probe(x, y, test, 3, probes.unit(), seed).scores for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state())
 
@@ -118,8 +118,10 @@ def test_schedules_by_benchmark() -> None:
     assert (probes.official("pku2").batch, probes.official("pku2").lr) == (256, 0.032)
     rates = [probes.official().rate(epoch) for epoch in (0, 49, 50, 69, 70, 79)]
     assert rates == pytest.approx([2, 2, 0.2, 0.2, 0.02, 0.02])
-    assert probes.official().batch_of(40_091) == 1024 and probes.official().batch_of(300) == 300
-    assert probes.raw().batch_of(40_091) == 1024 and probes.raw().batch_of(1000) == 62 and probes.raw().batch_of(3) == 1
+    assert probes.official().batch_of(40_091) == 1024 and probes.official().batch_of(1000) == 62
+    assert probes.official("pku2").batch_of(5_339) == 256 and ProbeSchedule().batch_of(300) == 300
+    assert probes.schedule_for("ntu60") == probes.official("ntu60") and probes.schedule_for("exchange") == probes.unit()
+    assert probes.unit().batch_of(40_091) == 1024 and probes.unit().batch_of(1000) == 62 and probes.unit().batch_of(3) == 1
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [-1, 0, 1, 2]])
