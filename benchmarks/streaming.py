@@ -19,7 +19,7 @@ from shards.pack import pack
 from shards.samples import Clip, Sample, Source
 from shards.stream import PackedSet, batches
 
-SAMPLES, BATCH, ROUNDS = 1024, 64, 7
+SAMPLES, BATCH, ROUNDS = 1024, 64, 15
 FRAMES = (40, 150)
 PAIRS = 6
 """One clip in so many shows two persons, about as in NTU RGB+D."""
