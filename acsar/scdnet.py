@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acsar import encoder
-from acsar.augment import Augmentation, centre_view, view
+from acsar.augment import Augmentation, centre_view, views
 from acsar.encoder import FRAMES, PEOPLE, Encoder, ProjectedEncoder, Stem
 from acsar.gather import all_gather_constant
 from acsar.losses import info_nce
@@ -75,8 +75,7 @@ class SCDNet(Method):
     def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The query's and the key's view of the batch, each [B,3,64,V,M]."""
         c = self.config
-        first, second = (view(batch.joints, batch.frames, batch.draws, i, c.stream, self.skeleton, c.augmentation) for i in range(2))
-        return first, second
+        return views(batch.joints, batch.frames, batch.draws, c.stream, self.skeleton, c.augmentation)
 
     def contrast(self, query_view: Tensor, key_view: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The four losses of two views [B,3,64,V,M], and the query's global feature [B,out] before normalisation."""

@@ -1,4 +1,4 @@
-"""Batch norm over all ranks equals one process in float64; with one rank it is torch's own."""
+"""Batch norm over all ranks equals one process in float64; with one rank it equals torch's own."""
 
 import pytest
 import torch
@@ -145,6 +145,23 @@ def test_half_precision_input_keeps_full_precision_statistics() -> None:
     for r in results:
         assert r["mean"].dtype == torch.float32 and r["grad"].dtype == torch.bfloat16
         torch.testing.assert_close(r["mean"], 0.1 * x.mean((0, 2)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_inputs_of_one_rank_have_torchs_statistics_and_gradients(dtype: torch.dtype) -> None:
+    """From acsar.batchnorm.LARGE values on, a CPU takes its statistics another way."""
+    x = inputs((16, 8, 32, 25), 0).to(dtype)
+    assert x.numel() >= acsar.batchnorm.LARGE
+    got = []
+    for module in (BatchNorm(8), nn.BatchNorm2d(8)):
+        prepared(module, 8).to(dtype)
+        y = x.clone().requires_grad_()
+        out = module(y)
+        (out.sin() * x).sum().backward()
+        got.append([out, y.grad, module.weight.grad, module.bias.grad, module.running_mean, module.running_var])
+    near = 1e-9 if dtype == torch.float64 else 2e-3
+    for ours, theirs in zip(*got):
+        torch.testing.assert_close(ours, theirs, rtol=near, atol=near)
 
 
 @given(shape=st.sampled_from(SHAPES), training=st.booleans())
