@@ -41,6 +41,8 @@ class Row(NamedTuple):
 
 def measure(peer: Path | None = None) -> list[Row]:
     """One row per stream, runs of ours and the peer's alternating."""
+    if peer and not (peer / "feeder" / "feeder_pretraining.py").is_file():
+        raise SystemExit(f"{peer} is no checkout of SCD-Net: feeder/feeder_pretraining.py is missing")
     command = [sys.executable, "-m", "benchmarks.augmentation", "--json", *(["--peer", str(peer.resolve())] if peer else [])]
     environment = os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": "1"}
     root = Path(__file__).parent.parent
@@ -81,8 +83,6 @@ def _row(name: Stream, clips: np.ndarray, peer: Path | None, folder: Path) -> Ro
 
 def _published(peer: Path, clips: np.ndarray, name: str, folder: Path) -> Any:
     """The published data set object over the same clips, held in memory."""
-    if not (peer / "feeder" / "feeder_pretraining.py").is_file():
-        raise SystemExit(f"{peer} is no checkout of SCD-Net: feeder/feeder_pretraining.py is missing")
     np.save(folder / "joint.npy", clips)
     np.save(folder / "frames.npy", np.full(BATCH, VALID))
     with _importable(peer), contextlib.redirect_stdout(io.StringIO()):
