@@ -63,7 +63,8 @@ def raw_encode(stream: Stream, skeleton: str) -> Encode:
 
 
 def random_encoder(config: SCDNetConfig, skeleton: str, packed: PackedSet, train: Sequence[str], seed: int, device: torch.device) -> Method:
-    """The recipe's network with fresh weights from the seed, its norm statistics filled by one pass over the training part."""
+    """The recipe's network with the weights that pretraining with this seed starts from; one pass over the training part fills its norm
+    statistics."""
     method = acsar.build(config, skeleton=skeleton, seed=seed).to(device)
     order = epoch_order(sorted(train), seed, 0)
     mixed = [sorted(train)[i] for i in order]

@@ -108,7 +108,7 @@ def accuracy_bars(probed: Mapping[str, Mapping[str, Any]], fusion: Mapping[str, 
     axis.set_xlim(-0.55, len(names) - 0.45)
     axis.set_ylim(0, 108)
     axis.set_yticks(range(0, 101, 20))
-    over = "test subjects" if first["interval_over"] == "subjects" else "test clips"
+    over = f"{first['test_subjects']} test subjects" if first["interval_over"] == "subjects" else "test clips"
     marks = "".join(
         f"\n{text}"
         for text, true in (

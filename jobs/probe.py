@@ -63,7 +63,7 @@ class Probe:
     streams: tuple[str, ...] = ()  # default: every stream of the run; joint with --weights
     protocol: str = ""  # default: the run's; another one is refused unless --transductive
     transductive: bool = False  # allow another protocol than the run's: the encoder may have seen test clips, and results say so
-    seed: int = 0  # of the linear probe, the random encoder and the intervals
+    seed: int = 0  # of the linear probe and the intervals (and of the random encoder, where that of pretraining is not known)
     heads: int = 8  # attention heads of an official checkpoint (they are not in its file)
     out: Path | None = None  # with --weights: folder for results; default RUNS/probe-FILE
     runs: Path | None = None  # folder of all runs; default: the run's own folder's, else $ACSAR_RUNS, else ./runs
@@ -148,13 +148,13 @@ class _Probed:
         return self._reference("raw", {"crop": features.CROP}, rows, probes.unit())
 
     def _random(self, schedule: ProbeSchedule, device: torch.device) -> Answer:
-        t, d = self.target, self.division
+        t, d, seed = self.target, self.division, self.seed if self.target.seed is None else self.target.seed
 
         def rows() -> Iterable[Tensor]:
-            method = features.random_encoder(t.config, t.skeleton, self.packed, d.train, self.seed, device)
+            method = features.random_encoder(t.config, t.skeleton, self.packed, d.train, seed, device)
             return features.encoded(method.encode, self.packed, d.keys, device)
 
-        made_by = {"method": {"kind": type(t.config).__name__, **codec.encode(t.config)}, "crop": features.CROP}
+        made_by = {"method": {"kind": type(t.config).__name__, **codec.encode(t.config)}, "weights": seed, "crop": features.CROP}
         return self._reference("random", made_by, rows, schedule)
 
     def _reference(self, kind: str, made_by: dict[str, Any], rows: Callable[[], Iterable[Tensor]], schedule: ProbeSchedule) -> Answer:

@@ -32,12 +32,13 @@ class Target:
     skeleton: str
     weights: Path
     facts: dict[str, Any]  # recipe, supervision and whatever else its run said
+    seed: int | None  # that its weights were drawn from before pretraining; None = unknown
     transductive: bool
 
 
 def find_run(run: Path, runs: Path | None = None) -> Path:
     """The folder that --run means: a path, or a name below the folder of runs. Raises InputError naming what was tried."""
-    tried = [run, (runs or default_runs()) / run]
+    tried = list(dict.fromkeys([run, (runs or default_runs()) / run]))
     for folder in tried:
         if streams_in(folder):
             return folder
@@ -92,15 +93,16 @@ def load_weights(path: Path, streams: Sequence[str], packed: PackedSet, heads: i
             raise InputError(f"{path} is a {facts['stream']} encoder of skeleton {facts['skeleton']}, not for {asked}; give another file")
         method = weights.load_encoder(path)
         config = config_of(method)
-        return Target(config.stream, method, config, skeleton, path, dict(facts), False)
+        return Target(config.stream, method, config, skeleton, path, dict(facts), None, False)
     stream: Stream = next((name for name in STREAMS if name in streams), "joint")
+    state = official_state(path)
     try:
-        method = interop.load_scdnet(official_state(path), heads=heads)
+        method = interop.load_scdnet(state, heads=heads)
     except ValueError as error:
         raise InputError(f"{path} does not fit SCD-Net ({error}); check the file, or give --heads") from None
     assert isinstance(method, SCDNet)
     method.config = dataclasses.replace(method.config, stream=stream)
-    return Target(stream, method.eval(), method.config, skeleton, path, {"recipe": "official weights"}, False)
+    return Target(stream, method.eval(), method.config, skeleton, path, {"recipe": "official weights"}, None, False)
 
 
 def official_state(path: Path) -> dict[str, Tensor]:
@@ -110,7 +112,7 @@ def official_state(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"--weights {path}: no such file") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise InputError(f"{path} is no checkpoint that can be read without running code from it ({reason})") from None
     state = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
@@ -139,7 +141,8 @@ def of_run(
     for name in names:
         path = RunFolder(run / name).encoder
         method, facts = weights.load_encoder(path), {"recipe": configs[name]["job"]["recipe"], **configs[name]["facts"]}
-        targets.append(Target(name, method, config_of(method), packed.manifest["skeleton"], path, facts, wanted != trained))
+        skeleton, seed = packed.manifest["skeleton"], configs[name]["job"]["seed"]
+        targets.append(Target(name, method, config_of(method), skeleton, path, facts, seed, wanted != trained))
     return packed, targets, wanted
 
 

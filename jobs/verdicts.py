@@ -10,6 +10,7 @@ from typing import Any
 from jobs.run_folder import read_json
 
 PROBES = ("linear", "knn1")
+FEW = 6  # test subjects below which a bootstrap over them is not to be leaned on
 NAMES = {"linear": "linear", "knn1": "1-NN"}
 
 
@@ -53,6 +54,8 @@ def warnings(stream: str, report: Mapping[str, Any]) -> list[str]:
         lines.append(f"{stream}: supervision=text-from-label: its texts tell the class, so it does not compare with methods without labels")
     if report["interval_over"] != "subjects":
         lines.append(f"{stream}: the test part has fewer than two known subjects: intervals are over samples and too narrow for new people")
+    elif report["test_subjects"] < FEW:
+        lines.append(f"{stream}: only {report['test_subjects']} test subjects: an interval over so few is rough, often too narrow")
     if report["untrained_classes"]:
         lines.append(f"{stream}: {report['untrained_classes']} test clips are of classes that have no training clip: all count as wrong")
     return lines

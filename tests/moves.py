@@ -61,13 +61,13 @@ def packed_moves(out: Path, **changes: Any) -> PackedSet:
 
 
 def finished_run(run: Path, packed: PackedSet, streams: Sequence[str] = ("joint",), protocol: str = "split", seed: int = 5) -> Path:
-    """RUNS/NAME with config.json, encoder.safetensors and result.json of each stream; the weights are as drawn."""
+    """RUNS/NAME with config.json, encoder.safetensors and result.json of each stream; weights drawn from `seed` stand for trained ones."""
     for stream in streams:
         folder = RunFolder(run / stream)
         config = weights.with_stream(TINY, stream)
         skeleton = packed.manifest["skeleton"]
         facts = {"content_id": packed.content_id, "protocol": protocol, "supervision": "none", "benchmark": packed.manifest["benchmark"]}
-        job = {"data": str(packed.path), "recipe": "tiny", "streams": list(streams)}
+        job = {"data": str(packed.path), "recipe": "tiny", "streams": list(streams), "seed": 0}
         write_json(folder.config, {"job": job, "stream": stream, "facts": facts})
         weights.save_encoder(folder.encoder, acsar.build(config, skeleton, seed=seed), config, skeleton, {"content_id": packed.content_id})
         write_json(folder.result, {"status": "finished", "encoder_sha256": digest(folder.encoder)})

@@ -27,7 +27,7 @@ def records(first: float, evals: bool = True) -> list[dict[str, Any]]:
 def report(**changes: Any) -> dict[str, Any]:
     numbers = {name: 50.0 + 2 * i for i, name in enumerate(ACCURACIES)}
     spans = {name: [value - 3, value + 3] for name, value in numbers.items()}
-    words = {"chance": 5.0, "test": 100, "classes": 20, "interval_over": "subjects", "transductive": False, "supervision": "none"}
+    words = {"chance": 5.0, "test": 100, "classes": 20, "interval_over": "subjects", "test_subjects": 8, "transductive": False, "supervision": "none"}
     return {**numbers, "intervals": spans, **words, **changes}
 
 
@@ -63,7 +63,7 @@ def test_bars_are_as_high_as_the_numbers() -> None:
     heights = [round(bar.get_height(), 1) for bar in axis.patches]
     assert heights == [50.0, 54.0, 58.0, 66.6, 54.0, 58.0, 77.0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["joint", "bone", "J+B\nfused"]
-    assert "66.6" in texts(axis) and "chance 5.0 %" in texts(axis) and "test subjects" in texts(axis)
+    assert "66.6" in texts(axis) and "chance 5.0 %" in texts(axis) and "8 test subjects" in texts(axis)
 
 
 def test_bars_carry_the_tags_that_make_numbers_incomparable() -> None:

@@ -40,7 +40,8 @@ def report_of(**changes: Any) -> dict[str, Any]:
     numbers = dict.fromkeys(ACCURACIES, 60.0) | {"linear": 71.2, "random_linear": 63.0, "raw_linear": 75.7}
     spans = {"linear_over_random": [5.1, 11.3], "linear_over_raw": [-9.0, -1.0], "knn1_over_random": [-2.0, 2.0]}
     spans["knn1_over_raw"] = [0.0, 0.0]
-    words = {"interval_over": "subjects", "transductive": False, "supervision": "none", "untrained_classes": 0, "protocol": "split"}
+    words = {"interval_over": "subjects", "transductive": False, "supervision": "none", "untrained_classes": 0, "test_subjects": 20}
+    words["protocol"] = "split"
     return {**numbers, "differences": {name: {"interval": span} for name, span in spans.items()}, **words, **changes}
 
 
@@ -107,6 +108,19 @@ def test_references_are_shared_by_runs_of_one_recipe(run: Path, packed: PackedSe
     assert all(result[name] == reference[name] for name in ACCURACIES if name.startswith(("random", "raw")))
 
 
+def test_the_random_encoder_is_where_pretraining_started(packed: PackedSet, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "seeded", packed)
+    path = RunFolder(run / "joint").config
+    config = read_json(path)
+    write_json(path, {**config, "job": {**config["job"], "seed": 3}})
+    division, device = divide(packed, "split"), torch.device("cpu")
+    method = features.random_encoder(TINY, "ntu25", packed, division.train, 3, device)
+    rows = torch.cat(list(features.encoded(method.encode, packed, division.keys, device)))
+    nearest = probes.knn1(rows[:24], division.train_labels, rows[24:])
+    expected = 100 * float((nearest == division.test_labels).double().mean())
+    assert Probe(run=run)()["joint"]["random_knn1"] == pytest.approx(expected)
+
+
 def test_new_weights_of_a_run_are_probed_anew(packed: PackedSet, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "again", packed)
     Probe(run=run)()
@@ -136,6 +150,7 @@ def test_sentences_compare_with_both_reference_points() -> None:
 def test_sentences_warn_of_what_makes_numbers_incomparable() -> None:
     lines = verdicts({"bone": report_of(transductive=True, supervision="text-from-label", interval_over="samples", untrained_classes=3)})
     told = "\n".join(lines)
+    assert any("only 2 test subjects" in line for line in verdicts({"bone": report_of(test_subjects=2)}))
     for words in ("transductive", "supervision=text-from-label", "over samples", "3 test clips are of classes"):
         assert words in told
 
