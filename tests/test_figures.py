@@ -27,7 +27,8 @@ def records(first: float, evals: bool = True) -> list[dict[str, Any]]:
 def report(**changes: Any) -> dict[str, Any]:
     numbers = {name: 50.0 + 2 * i for i, name in enumerate(ACCURACIES)}
     spans = {name: [value - 3, value + 3] for name, value in numbers.items()}
-    words = {"chance": 5.0, "test": 100, "classes": 20, "interval_over": "subjects", "test_subjects": 8, "transductive": False, "supervision": "none"}
+    words = {"chance": 5.0, "test": 100, "classes": 20, "interval_over": "subjects", "test_subjects": 8}
+    words |= {"transductive": False, "supervision": "none"}
     return {**numbers, "intervals": spans, **words, **changes}
 
 
