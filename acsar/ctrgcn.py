@@ -30,7 +30,34 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        if on_cpu(x, self.weight):
+            return _Pointwise.apply(x.contiguous(), self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
         return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class _Pointwise(torch.autograd.Function):
+    """A 1x1 convolution on a CPU: one product per person, where torch's convolution would reorder input and output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        y = x.new_empty(len(x), len(weight), *x.shape[2:])
+        for x_n, y_n in zip(x.flatten(2), y.flatten(2)):
+            torch.add(product(weight, x_n), bias[:, None], out=y_n)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        to_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        to_weight, to_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
+        for i, (x_n, grad_n) in enumerate(zip(x.flatten(2), grad.flatten(2))):
+            to_weight += product(grad_n, x_n.t())
+            to_bias += grad_n.sum(1)
+            if to_x is not None:
+                to_x[i].view_as(x_n).copy_(product(weight.t(), grad_n))
+        return to_x, to_weight, to_bias
 
 
 class GraphUnit(nn.Module):

@@ -135,6 +135,24 @@ def test_aggregation_on_a_cpu_equals_the_plain_one(n: int, inputs: int, outputs:
         assert (one - other).abs().max() <= 1e-5 * other.abs().max() + 1e-6
 
 
+@pytest.mark.parametrize("strided", [False, True])
+def test_pointwise_is_a_convolution(strided: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer, x, grad = Pointwise(6, 5), torch.randn(3, 6, 4, 7, generator=generator), torch.randn(3, 5, 4, 7, generator=generator)
+    with torch.no_grad():
+        layer.weight.normal_(generator=generator)
+        layer.bias.normal_(generator=generator)
+    if strided:
+        x = x.transpose(2, 3).contiguous().transpose(2, 3)
+    x.requires_grad_()
+
+    def all_of(y: Tensor) -> list[Tensor]:
+        return [y, *torch.autograd.grad(y, [x, layer.weight, layer.bias], grad)]
+
+    for one, other in zip(all_of(layer(x)), all_of(F.conv2d(x, layer.weight[:, :, None, None], layer.bias))):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 def test_peak_is_max_pooling_with_its_gradient() -> None:
     # Whole numbers: many ties, which must go to the earliest frame.
     x = torch.randint(0, 3, (2, 4, 5, 16), generator=torch.Generator().manual_seed(0)).float()

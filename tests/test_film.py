@@ -127,14 +127,13 @@ def trained(informative: bool, steps: int, prepare: str = "") -> ACSAR:
 
 
 def test_reliance_is_small_when_captions_say_nothing() -> None:
-    value = trained(informative=False, steps=60).report(clips(48, 7, informative=False))
+    value = trained(informative=False, steps=30).report(clips(48, 7, informative=False))
     assert abs(value["text_reliance"]) < 0.05
     assert value["text_reliance_share"] == pytest.approx(value["text_reliance"] / math.log(48))
 
 
 def test_reliance_is_large_when_captions_tell_the_class() -> None:
-    value = trained(informative=True, steps=60).report(clips(48, 7, informative=True))
-    print(value)
+    value = trained(informative=True, steps=30).report(clips(48, 7, informative=True))
     assert value["text_reliance"] > 0.3
 
 
