@@ -100,7 +100,8 @@ class HashText:
     """Word features without any weights, for trying things offline: the same word always has the same vector, nothing means anything.
 
     Laid out as CLIP's token features are, [77,512]: start, up to 75 words or punctuation marks in lower case, end, zeros. A word's vector
-    is 512 signs, the bits of SHAKE-256 of the word, over sqrt(512): length 1, and almost orthogonal to every other word's."""
+    is 512 signs, the bits of SHAKE-256 of the word: each component has unit variance, as CLIP's final LayerNorm leaves them, and the vectors
+    of two words are almost orthogonal."""
 
     encoder: str = "hash"
     shape: tuple[int, int] = (77, 512)
@@ -116,7 +117,7 @@ class HashText:
         features = np.zeros(self.shape, np.float16)
         bits = np.frombuffer(b"".join(hashlib.shake_256(word.encode()).digest(-(-width // 8)) for word in words), np.uint8)
         signs = np.unpackbits(bits).reshape(len(words), -1)[:, :width].astype(np.float32) * 2 - 1
-        features[: len(words)] = signs / np.sqrt(width)
+        features[: len(words)] = signs
         return features
 
 
