@@ -214,6 +214,8 @@ class _Run:
 
     def __call__(self, interrupted: Interrupted) -> dict[str, Any]:
         job, ranks = self.job, self.ranks
+        if ranks.rank == 0:
+            self.packed.verify()
         self.data, self.plan = _plan(job, self.packed, ranks.world)
         method = self.method()
         start = checkpoint.begin(self.folder, ranks, job.zero, environment.facts())
