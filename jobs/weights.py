@@ -46,6 +46,7 @@ def config(path: Path) -> SCDNetConfig:
 
 def load_into(method: Method, path: Path) -> None:
     """Set query and key encoder to the file's weights. Raises InputError naming what does not fit."""
+    metadata(path)
     state = safetensors.torch.load_file(path)
     for encoder in (query(method), key(method)):
         own = encoder.state_dict()

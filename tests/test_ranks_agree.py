@@ -6,10 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import acsar.batchnorm
@@ -26,22 +24,9 @@ from shards.samples import Clip, Sample, Source
 from shards.sources import open_source
 from shards.stream import PackedSet
 from tests.ranks import run_ranks
+from tests.words import Words
 
 STEPS, WARM, BATCH, TOLERANCE = 20, 20, 8, 1e-4
-TEXT = (5, 16)
-
-
-class Words:
-    """Features of a caption: numbers drawn from its own characters."""
-
-    encoder = "test"
-    shape = TEXT
-
-    def digest(self, text: str) -> str:
-        return text
-
-    def __call__(self, text: str) -> NDArray[np.float16]:
-        return np.random.default_rng(list(text.encode())).standard_normal(TEXT).astype(np.float16)
 
 
 @dataclass
