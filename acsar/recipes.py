@@ -46,7 +46,7 @@ RECIPES = {
         ACSARConfig(), batch_size=64, lr=0.01, epochs=450, description="AC-SAR as published: one trunk, captions modulated by the skeleton"
     ),
     "acsar-small": Recipe(
-        ACSARConfig(c1=16, width=128, heads=4, out=64, queue=256),
+        ACSARConfig(c1=8, width=128, heads=4, out=64, queue=256),
         batch_size=32,
         lr=0.01,
         steps=200,
@@ -54,18 +54,18 @@ RECIPES = {
     ),
     "scdnet": Recipe(SCDNetConfig(), batch_size=64, lr=0.01, epochs=450, description="SCD-Net as published: two trunks, no captions"),
     "scdnet-small": Recipe(
-        SCDNetConfig(c1=16, width=128, heads=4, out=64, queue=256),
+        SCDNetConfig(c1=8, width=128, heads=4, out=64, queue=256),
         batch_size=32,
         lr=0.01,
         steps=200,
         description="SCD-Net with smaller numbers, for a laptop",
     ),
     "demo": Recipe(
-        ACSARConfig(c1=16, width=128, heads=4, out=64, queue=128, tau=0.1, ema=0.99),
+        ACSARConfig(c1=8, width=128, heads=4, out=64, queue=128, ema=0.99, tau_cross=0.3, weight=8.0),
         batch_size=32,
-        lr=0.05,
-        steps=120,
-        warmup=20,
+        lr=0.004,
+        steps=150,
+        warmup=10,
         description="AC-SAR small enough to watch it learn on the synthetic set",
     ),
 }

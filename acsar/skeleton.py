@@ -36,7 +36,7 @@ class Skeleton:
         return [(v, p) for v, p in enumerate(self.parent) if v != p]
 
     def adjacency(self) -> NDArray[np.float32]:
-        """[3,V,V]: identity, inward (child to parent, columns sum to 1) and outward partition (methods.md B.1)."""
+        """[3,V,V]: identity, inward (child to parent, columns sum to 1) and outward partition (CTR-GCN code)."""
         inward = np.zeros((self.size, self.size), np.float32)
         for child, parent in self.edges():
             inward[parent, child] = 1

@@ -58,7 +58,8 @@ def leave(running: dict[str, Running], patience: float, say: Callable[[str], Non
 
 def failed(stream: str, code: int, log: Path) -> None:
     """Raise what a stream's end means, with its own last words."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    lines = [line for line in lines if line.strip() and not line.startswith("submitit ")]
     words = lines[-1] if lines else "it left no words"
     if code == 2:
         raise InputError(words)

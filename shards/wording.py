@@ -21,11 +21,11 @@ def caption(performance: Performance, rng: np.random.Generator) -> str:
     theirs = [f"{partner} {said}" for said in _clauses(performance, performance.script.theirs, rng)[:1]]
     if len(mine) > 2:
         mine = mine[int(rng.random() < 0.25) : len(mine) - int(rng.random() < 0.35)]
-    opening, who = _opening(performance, rng)
+    scene, who = _scene(performance, rng)
     detail = _detail(performance, rng)
     pace = _pace(performance.manner.tempo, rng)
     link, split = _one((", then ", ", after that ", ", and then "), rng), bool(rng.random() < 0.5)
-    while len((text := _sentences(opening, who, mine, theirs, pace, detail, link, split)).split()) > LONGEST:
+    while len((text := _sentences(scene, who, mine, theirs, pace, detail, link, split)).split()) > LONGEST:
         mine, detail = mine[:-1], ""
     return text
 
@@ -41,13 +41,15 @@ def _clauses(performance: Performance, phases: Sequence[Phase], rng: np.random.G
     return [_one(phase.words, rng).format(**facts) for phase in phases if phase.words]
 
 
-def _opening(performance: Performance, rng: np.random.Generator) -> tuple[str, str]:
-    """A first sentence (may be empty) and how the actor is called."""
+def _scene(performance: Performance, rng: np.random.Generator) -> tuple[str, str]:
+    """A sentence about the scene (may be empty) and how the actor is called."""
     height = performance.performers[0].body.height
     adjective = "tall " if height > 1.78 else "short " if height < 1.62 else ""
     if len(performance.performers) == 1:
-        place = _one(("While seated, ", "On a chair, ", "Sitting, "), rng) if performance.manner.seated else ""
-        return "", place + _one((f"a {adjective}person", f"the {adjective}person", f"a {adjective}performer", "someone"), rng)
+        where = _one(("sitting", "on a chair", "seated"), rng) if performance.manner.seated else ""
+        scene = f"it is a {adjective}person" if adjective else ""
+        scene = f"{scene}, {where}" if scene and where else scene or (f"this is done {where}" if where else "")
+        return scene, _one(("a person", "the person", "a performer", "the performer"), rng)
     apart = _distance(performance.gap)
     stance = "face each other" if performance.script.facing > 0 else "stand back to back"
     said = (
@@ -55,7 +57,8 @@ def _opening(performance: Performance, rng: np.random.Generator) -> tuple[str, s
         f"Two persons {stance}, {apart} between them",
         f"At a distance of {apart} two people {stance}",
     )
-    return _one(said, rng), _one((f"one {adjective}person", f"the {adjective}person who acts", "the first one"), rng)
+    who = f", the first one is {adjective.strip()}" if adjective else ""
+    return _one(said, rng) + who, _one(("one person", "the first", "one performer", "one actor"), rng)
 
 
 def _distance(metres: float) -> str:
@@ -89,13 +92,15 @@ def _pace(tempo: float, rng: np.random.Generator) -> str:
     return _one(("", "at a steady pace", ""), rng)
 
 
-def _sentences(opening: str, who: str, mine: Sequence[str], theirs: Sequence[str], pace: str, detail: str, link: str, split: bool) -> str:
-    first, rest = f"{mine[0]} {pace}".strip(), list(mine[1:])
+def _sentences(scene: str, who: str, mine: Sequence[str], theirs: Sequence[str], pace: str, detail: str, link: str, split: bool) -> str:
+    # what is done comes first: AC-SAR reads a caption by word position, and a scene of varying length would push the verb about
+    first, rest = mine[0], list(mine[1:])
     if split and len(rest) > 1:
         body = [f"{who} {first}{link}{rest[0]}", "next, this person " + " and ".join(rest[1:])]
     else:
         body = [f"{who} " + link.join([first, *rest])]
-    sentences = [opening, *body, *theirs, detail]
+    body[-1] = f"{body[-1]}, all {pace}" if pace else body[-1]
+    sentences = [*body, *theirs, scene, detail]
     return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences if sentence)
 
 
