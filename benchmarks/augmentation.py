@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +25,10 @@ from acsar.augment import Augmentation, views
 from acsar.draws import base
 from acsar.skeleton import NTU25
 from acsar.streams import STREAMS, Stream
+from benchmarks.table import Row, show
 from launch.pool import KEEP_MEMORY
 
 BATCH, STORED, VALID, ROUNDS = 64, 300, 90, 15
-
-
-class Row(NamedTuple):
-    """CPU milliseconds per sample (both views), medians; peer and ratio are None when not measured."""
-
-    name: str
-    ours: float
-    peer: float | None
-    ratio: float | None
 
 
 def measure(peer: Path | None = None) -> list[Row]:
@@ -78,7 +70,7 @@ def _row(name: Stream, clips: np.ndarray, peer: Path | None, folder: Path) -> Ro
             spent.append(time.process_time() - began)
     per_sample = [1e3 * median(spent[1:]) / BATCH for spent in seconds]
     theirs = per_sample[1] if peer is not None else None
-    return Row(f"augmentation, {name}", per_sample[0], theirs, theirs / per_sample[0] if theirs else None)
+    return Row(f"augmentation, two views, {name}", per_sample[0], "ms CPU", theirs, theirs / per_sample[0] if theirs else None)
 
 
 def _published(peer: Path, clips: np.ndarray, name: str, folder: Path) -> Any:
@@ -124,9 +116,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(_rows(args.peer)))
         return
-    for row in measure(args.peer):
-        against = "peer not measured" if row.peer is None else f"peer {row.peer:.3f} ms, {row.ratio:.1f} times faster"
-        print(f"{row.name:24} {row.ours:.3f} ms per sample; {against}")
+    show(measure(args.peer))
 
 
 if __name__ == "__main__":

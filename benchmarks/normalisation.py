@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from acsar.skeleton import NTU25
+from benchmarks.table import Row, show
 from shards.kinect import skeleton_text
 from shards.normalise import normalise
 from shards.ntu import Recording, parse, parse_clip
@@ -26,15 +27,6 @@ FRAMES = 84
 """A typical NTU RGB+D clip."""
 PADDED = 300
 ROUNDS = 7
-
-
-class Row(NamedTuple):
-    """One line of the table: milliseconds of CPU per sample, medians; peer is None where it was not measured."""
-
-    name: str
-    ours: float
-    peer: float | None
-    ratio: float | None
 
 
 Work = Callable[[], object]
@@ -114,7 +106,7 @@ def _row(what: str, ours: Work, peer: Work | None) -> Row:
         if peer is not None:
             others.append(_milliseconds(peer, 1))
     slow = median(others) if others else None
-    return Row(what, median(mine), slow, slow / median(mine) if slow is not None else None)
+    return Row(what, median(mine), "ms CPU", slow, slow / median(mine) if slow is not None else None)
 
 
 def _milliseconds(work: Work, repeats: int) -> float:
@@ -145,9 +137,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="a checkout of the published code; without it the peer is not measured")
-    for row in measure(parser.parse_args().peer):
-        peer = "not measured" if row.peer is None else f"{row.peer:8.2f} ms   {row.ratio:6.1f} x"
-        print(f"{row.name:<32} {row.ours:8.3f} ms   {peer}")
+    show(measure(parser.parse_args().peer))
 
 
 if __name__ == "__main__":

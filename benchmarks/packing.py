@@ -9,24 +9,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks.streaming import Invented
+from benchmarks.table import Row, show
 from jobs.text import HashText
 from shards.pack import pack
 
 FEW, MANY, JOBS = 2_000, 20_000, 2
 NTU120 = 114_480
-
-
-class Row(NamedTuple):
-    """One number; where `beside` is there, its ratio to it."""
-
-    name: str
-    value: float
-    unit: str
-    beside: float | None = None
-    ratio: float | None = None
 
 
 def measure() -> list[Row]:
@@ -69,9 +59,7 @@ def _pack(count: int, tell: Callable[[tuple[float, float]], None]) -> None:
 
 def main() -> None:
     """Print the table."""
-    for row in measure():
-        beside = "" if row.ratio is None else f"   x{row.ratio:.2f}"
-        print(f"{row.name:52s} {row.value:9.0f} {row.unit}{beside}")
+    show(measure())
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from benchmarks.table import Row, show
 from jobs.text import HashText
 from shards.pack import pack
 from shards.samples import Clip, Sample, Source
@@ -23,15 +24,6 @@ SAMPLES, BATCH, ROUNDS = 1024, 64, 15
 FRAMES = (40, 150)
 PAIRS = 6
 """One clip in so many shows two persons, about as in NTU RGB+D."""
-
-
-class Row(NamedTuple):
-    """Samples per second, medians; peer and ratio are None where there is none."""
-
-    name: str
-    ours: float
-    peer: float | None
-    ratio: float | None
 
 
 @dataclass
@@ -87,8 +79,8 @@ def _rows(packed: PackedSet, what: str) -> list[Row]:
 
     offset, memory, peer = alternate([by_offset, from_memory, plain])
     return [
-        Row(f"stream {what}, by offset", offset, peer, offset / peer),
-        Row(f"stream {what}, in memory", memory, peer, memory / peer),
+        Row(f"stream {what}, by offset", offset, "samples/s", peer, offset / peer),
+        Row(f"stream {what}, in memory", memory, "samples/s", peer, memory / peer),
     ]
 
 
@@ -125,9 +117,7 @@ def alternate(runs: list[Callable[[], int]]) -> list[float]:
 
 def main() -> None:
     """Print the table."""
-    for row in measure():
-        beside = f"webdataset {row.peer:8.0f}   x{row.ratio:.1f}" if row.peer is not None else "not measured"
-        print(f"{row.name:36s} {row.ours:8.0f} samples/s   {beside}")
+    show(measure())
 
 
 if __name__ == "__main__":

@@ -16,27 +16,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import torch
 
 import acsar.scdnet
 from acsar.recipes import RECIPES, build
 from acsar.types import Batch
+from benchmarks.table import Row, show
 from launch.pool import KEEP_MEMORY
 
 PARTS = ("augment", "query forward", "key forward", "EMA", "backward", "optimiser")
 VALID = 90
 TURN = "step\n"
-
-
-class Row(NamedTuple):
-    """One line of the table, in the unit that its name says; peer is None where it was not measured."""
-
-    name: str
-    ours: float
-    peer: float | None
-    ratio: float | None
 
 
 Step = Callable[[], None]
@@ -78,7 +70,7 @@ def measure(peer: Path | None = None, batch: int = 8, steps: int = 5, threads: i
 
 def _row(name: str, ours: float | None, peer: float | None = None) -> Row:
     assert ours is not None
-    return Row(f"training step, {name}", ours, peer or None, peer / ours if peer and ours else None)
+    return Row(f"training step, {name}", ours, "MiB" if "memory" in name else "ms", peer or None, peer / ours if peer and ours else None)
 
 
 def _start(peer: Path | None, batch: int, threads: int) -> "subprocess.Popen[str]":
@@ -190,9 +182,7 @@ def main() -> None:
         watch = Stopwatch()
         _take_turns(_published(args.peer, args.batch, watch) if args.peer else _ours(args.batch, watch), watch)
         return
-    for row in measure(args.peer, args.batch, args.steps, args.threads):
-        against = "peer not measured" if row.peer is None else f"peer {row.peer:.0f}, {row.ratio:.1f} times ours"
-        print(f"{row.name:42} {row.ours:7.0f}; {against}")
+    show(measure(args.peer, args.batch, args.steps, args.threads))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,24 @@
+"""All benchmarks, one table: python -m benchmarks [--peer PATH]. PATH: a checkout of github.com/cong-wu/SCD-Net (else "not measured")."""
+
+import argparse
+import os
+from pathlib import Path
+
+from benchmarks import augmentation, normalisation, packing, streaming, training_step
+from benchmarks.table import show
+
+
+def main() -> None:
+    """Print every row as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, default=os.environ.get("PEER") or None, help="checkout of the published baseline")
+    peer = parser.parse_args().peer
+    show(normalisation.measure(peer))
+    show(augmentation.measure(peer))
+    show(packing.measure())
+    show(streaming.measure())
+    show(training_step.measure(peer))
+
+
+if __name__ == "__main__":
+    main()
