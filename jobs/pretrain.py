@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 import acsar
 from acsar.ac_sar import ACSARConfig
-from acsar.recipes import RECIPES
+from acsar.recipes import BENCHMARKS, RECIPES
 from acsar.scdnet import SCDNetConfig
 from acsar.types import Method
 from jobs import checkpoint, environment, journal, weights
@@ -134,6 +134,15 @@ def default_protocol(data: Path) -> str:
     if not served:
         raise InputError(f"{data} has no split, subjects, cameras or set-ups to divide it by; pack a set that says which samples train")
     return served[0]
+
+
+def fitted(job: Pretrain) -> Pretrain:
+    """The job with what the paper sets per benchmark: the queue's length, unless it was changed or the recipe is a small one."""
+    benchmark = BENCHMARKS.get(PackedSet.open(job.data).manifest["benchmark"])
+    full_size = job.method.width == SCDNetConfig().width and job.method.queue == RECIPES[job.recipe].method.queue
+    if benchmark is None or not full_size:
+        return job
+    return replace(job, method=replace(job.method, queue=benchmark.queue))
 
 
 def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> None:

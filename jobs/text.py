@@ -100,8 +100,8 @@ class HashText:
     """Word features without any weights, for trying things offline: the same word always has the same vector, nothing means anything.
 
     Laid out as CLIP's token features are, [77,512]: start, up to 75 words or punctuation marks in lower case, end, zeros. A word's vector
-    is 512 signs, the bits of SHAKE-256 of the word: each component has unit variance, as CLIP's final LayerNorm leaves them, and the vectors
-    of two words are almost orthogonal."""
+    is 512 signs, the bits of SHAKE-256 of the word: components of unit variance, as CLIP's final LayerNorm leaves them, and almost
+    orthogonal to every other word's."""
 
     encoder: str = "hash"
     shape: tuple[int, int] = (77, 512)

@@ -23,7 +23,7 @@ import tyro
 
 from jobs import InputError
 from jobs.codec import encode
-from jobs.pretrain import STREAMS, Plan, Pretrain, default_protocol, plan
+from jobs.pretrain import STREAMS, Plan, Pretrain, default_protocol, fitted, plan
 from jobs.run_folder import read_json
 from jobs.worker import write_job
 from launch.cli import finish, parse, print_json, value_of
@@ -74,7 +74,7 @@ def resolve(job: Pretrain, label: str) -> Pretrain:
     data = packed_set(None if synthetic else job.data.resolve(), runs, label)
     protocol = default_protocol(data) if job.protocol == OPEN else job.protocol
     name = f"{job.recipe}-{'synthetic' if synthetic else data.name}-{protocol}-s{job.seed}" if job.name == OPEN else job.name
-    return replace(job, runs=runs, data=data.resolve(), protocol=protocol, name=name)
+    return fitted(replace(job, runs=runs, data=data.resolve(), protocol=protocol, name=name))
 
 
 def show(job: Pretrain, here: Place, numbers: Plan) -> None:

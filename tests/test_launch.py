@@ -164,3 +164,15 @@ def test_a_damaged_shard_stops_training_and_is_named(packed: Path, tmp_path: Pat
     shard.write_bytes(content)
     ended = pretrain(copy, tmp_path / "runs", "--steps", "2", "--streams", "joint")
     assert ended.returncode == 2 and str(shard) in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_the_paper_s_queue_per_benchmark(tmp_path: Path) -> None:
+    from jobs.pretrain import Pretrain, fitted
+    from shards.synthetic import write_synthetic
+
+    write_synthetic(tmp_path / "raw", subjects=2, cameras=(1,), actions=2)
+    Pack(data=tmp_path / "raw", out=tmp_path / "packed", jobs=1)()
+    manifest = json.loads((tmp_path / "packed" / "manifest.json").read_text())
+    for benchmark, recipe, queue in (("pku2", "acsar", 2048), ("ntu60", "acsar", 8192), ("pku2", "acsar-small", 256)):
+        (tmp_path / "packed" / "manifest.json").write_text(json.dumps({**manifest, "benchmark": benchmark}))
+        assert fitted(Pretrain.of(recipe, data=tmp_path / "packed", name="x")).method.queue == queue
