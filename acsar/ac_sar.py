@@ -18,23 +18,15 @@ from acsar.types import Batch
 
 @dataclass(frozen=True)
 class ACSARConfig(SCDNetConfig):
-    """Hyper-parameters of AC-SAR: SCD-Net's, and those of the captions.
+    """Hyper-parameters of AC-SAR: SCD-Net's, and those of the captions."""
 
-    tau_cross       temperature of the text contrast
-    weight          lambda: what the text contrast counts beside the four others
-    text_hidden     width between the two linear layers over the tokens; the paper does not say, 0 means `out`
-    interaction     film: captions are modulated by their skeleton; none: contrasted as they are
-    duplicate_text  equal captions of a batch: paper (negatives of each other), positives (share the target), masked (left out)
-    mask_padding    tokens whose features are all zero count as zero
-    """
-
-    stem: Stem = "shared"
-    tau_cross: float = 0.15
-    weight: float = 0.5
-    text_hidden: int = 0
-    interaction: Interaction = "film"
-    duplicate_text: DuplicateText = "paper"
-    mask_padding: bool = False
+    stem: Stem = "shared"  # one trunk feeds both branches, as the paper writes it; split: as the published SCD-Net
+    tau_cross: float = 0.15  # temperature of the text contrast
+    weight: float = 0.5  # lambda: what the text contrast counts beside the four others
+    text_hidden: int = 0  # width between the two linear layers over the tokens; the paper does not say, 0 means `out`
+    interaction: Interaction = "film"  # film: captions are modulated by their skeleton; none: contrasted as they are
+    duplicate_text: DuplicateText = "paper"  # equal captions of a batch: negatives of each other, sharing the target, or left out
+    mask_padding: bool = False  # tokens whose features are all zero count as zero
 
 
 class ACSAR(SCDNet):

@@ -21,27 +21,18 @@ FRAMES = 64
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly views are disturbed; the defaults are SCD-Net's.
+    """How strongly views are disturbed; the defaults are SCD-Net's."""
 
-    probability    of each of rotation, flip, shear, joint mask and frame mask
-    min_crop       smallest share of the valid frames that a crop keeps, but never fewer than 64 frames where there are as many
-    rotate, tilt   degrees: largest angle about the main axis, and about the two others
-    shear          largest size of the six off-diagonal entries
-    flip           left and right joints change places; "mirror" also changes the sign of x
-    masked_joints  of V; anchors: joints whose neighbourhoods vote for them
-    masked_cubes   of the `cubes` equal stretches of the 64 frames
-    """
-
-    probability: float = 0.5
-    min_crop: float = 0.1
-    rotate: float = 30.0
-    tilt: float = 1.0
-    shear: float = 1.0
-    flip: Literal["permute", "mirror", "none"] = "permute"
-    masked_joints: int = 8
-    anchors: int = 5
-    cubes: int = 16
-    masked_cubes: int = 6
+    probability: float = 0.5  # of each of rotation, flip, shear, joint mask and frame mask
+    min_crop: float = 0.1  # smallest share of the valid frames that a crop keeps, but never fewer than 64 frames where there are as many
+    rotate: float = 30.0  # degrees: largest angle about the main axis
+    tilt: float = 1.0  # degrees: largest angle about the two other axes
+    shear: float = 1.0  # largest size of the six off-diagonal entries
+    flip: Literal["permute", "mirror", "none"] = "permute"  # left and right joints change places; mirror also changes the sign of x
+    masked_joints: int = 8  # joints that the joint mask hides
+    anchors: int = 5  # joints drawn; their neighbourhoods vote for the masked ones
+    cubes: int = 16  # equal stretches of the 64 frames
+    masked_cubes: int = 6  # stretches that the frame mask hides
 
     def __post_init__(self) -> None:
         if not (0 <= self.probability <= 1 and 0 <= self.min_crop <= 1):

@@ -25,30 +25,19 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class SCDNetConfig:
-    """Hyper-parameters of SCD-Net; the defaults are the published run on NTU RGB+D 60.
+    """Hyper-parameters of SCD-Net; the defaults are the published run on NTU RGB+D 60."""
 
-    stream   what the encoder sees: joint, bone or motion
-    stem     split: a trunk per branch, as the published code; shared: one trunk feeds both, as AC-SAR's text
-    c1       channels of the trunk's output
-    width    features of tokens, of v_t and v_s
-    heads    attention heads
-    out      features in the contrast
-    queue    negatives per queue
-    tau      temperature of the contrast
-    ema      share of the key encoder that stays at each step
-    """
-
-    stream: Stream = "joint"
-    stem: Stem = "split"
-    c1: int = 64
-    width: int = 2048
-    heads: int = 8
-    out: int = 128
-    queue: int = 8192
-    tau: float = 0.2
-    ema: float = 0.999
-    dropout: float = 0.1
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    stream: Stream = "joint"  # what the encoder sees; the launcher sets it, one model per --streams
+    stem: Stem = "split"  # split: a trunk per branch, as the published code; shared: one trunk feeds both, as AC-SAR's text
+    c1: int = 64  # channels of the trunk's output
+    width: int = 2048  # features of a token, and of v_t and v_s
+    heads: int = 8  # attention heads
+    out: int = 128  # features in the contrast
+    queue: int = 8192  # negatives per queue
+    tau: float = 0.2  # temperature of the contrast
+    ema: float = 0.999  # share of the key encoder that stays at each step
+    dropout: float = 0.1  # in the two transformer layers
+    augmentation: Augmentation = field(default_factory=Augmentation)  # of the two views
 
 
 class SCDNet(Method):
