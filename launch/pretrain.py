@@ -60,6 +60,8 @@ def read(argv: list[str]) -> Command:
     recipe = value_of(argv, "--recipe", "acsar" if value_of(argv, "--data", "") else "demo")
     runs = Path(os.environ.get("ACSAR_RUNS", "runs"))
     default = Pretrain.of(recipe, data=SYNTHETIC, name=OPEN, runs=runs, protocol=OPEN)
+    if value_of(argv, "--epochs", ""):
+        default = replace(default, steps=None)  # the recipe's number of steps would win over what was asked for
     command = parse(Command, argv, __doc__ or "", default=Command(default))
     unknown = [stream for stream in command.job.streams if stream not in STREAMS]
     if unknown or not command.job.streams:

@@ -98,6 +98,12 @@ def test_dry_run_shows_the_arithmetic_and_trains_nothing(packed: Path, tmp_path:
     assert not list(tmp_path.glob("*/job.json"))
 
 
+def test_epochs_replace_the_recipe_s_steps(packed: Path, tmp_path: Path) -> None:
+    shown = pretrain(packed, tmp_path, "--epochs", "5", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["plan"]["steps"] == 5 * json.loads(shown.stdout)["plan"]["steps_per_epoch"]
+
+
 def test_an_interpreter_without_the_packages_says_what_to_type(tmp_path: Path) -> None:
     bare = subprocess.run(
         [sys.executable, "-S", str(ROOT / "launch" / "pretrain.py"), "--help"], cwd=tmp_path, capture_output=True, text=True
