@@ -47,7 +47,7 @@ class Pretrain:
     protocol: str = "split"  # split, xsub, xview or xset: only that training part is ever seen
     streams: tuple[str, ...] = STREAMS  # trained one by one, each a model of its own
     momentum: float = 0.9  # of SGD
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # of SGD, on everything
     drop_at: float = 350 / 450  # share of the schedule after which the learning rate is a tenth
     warmup: int = 0  # steps of linear warm-up
     seed: int = 0  # of initialisation, order, augmentation and dropout
