@@ -109,6 +109,7 @@ def wrap(method: Method, ranks: Ranks, batch_size: int, momentum: float, weight_
             "train_batch_size": batch_size,
             "train_micro_batch_size_per_gpu": batch_size // ranks.world,
             "gradient_accumulation_steps": 1,
+            "gradient_clipping": 0.0,  # its own default is 1.0, which no published run of this field has
             "zero_optimization": {"stage": zero},
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,

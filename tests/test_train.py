@@ -68,6 +68,27 @@ def test_one_rank_on_a_cpu_trains_through_deepspeeds_engine(tmp_path: Path) -> N
     assert not dist.is_initialized() and [os.environ.get(name) for name in names] == before
 
 
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_the_engine_is_plain_sgd(zero: int) -> None:
+    """Large gradients too: nothing is clipped, scaled or skipped."""
+    mine, plain = Tiny(dropout=0.0), Tiny(dropout=0.0)
+    sgd = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=0.01, momentum=0.9, weight_decay=0.01)
+    with deepspeed.join() as ranks:
+        engine = deepspeed.wrap(mine, ranks, SIZE, 0.9, 0.01, zero, bf16=False)
+        for step in range(4):
+            deepspeed.set_lr(engine, 0.01)
+            engine.backward(30 * sum(engine(batch_of(step, SIZE), 0).values()))
+            engine.step()
+            sgd.zero_grad()
+            loss = torch.stack(list(plain(batch_of(step, SIZE)).values())).sum()
+            (30 * loss).backward()
+            assert torch.nn.utils.get_total_norm([p.grad for p in plain.parameters() if p.grad is not None]) > 3
+            sgd.step()
+        engine.destroy()
+    for name, tensor in plain.state_dict().items():
+        assert torch.allclose(mine.state_dict()[name], tensor, rtol=1e-5, atol=1e-6), name
+
+
 def test_zero_stages_compute_the_same(tmp_path: Path) -> None:
     plain, weights, _ = losses_of(tmp_path / "0")
     for zero in (1, 2):
