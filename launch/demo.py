@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     demo = parse(Demo, argv, __doc__ or "")
     began = time.monotonic()
     words = ["--recipe", "demo", "--runs", str(demo.runs), "--name", demo.name, "--nodes", str(demo.nodes), "--seed", str(demo.seed)]
+    words += ["--evaluate-every", "4"]  # often enough for a curve of the held-aside people's accuracy
     job = pretrain.read(words + (["--steps", str(demo.steps)] if demo.steps else [])).job
     here = place("local", job.nodes, len(job.streams))
     job = pretrain.resolve(job, "label")
