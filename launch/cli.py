@@ -5,7 +5,7 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, cast, get_args
+from typing import Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -56,9 +56,10 @@ def parse(command: type[Command], argv: Sequence[str], about: str, default: Comm
 def flags(command: type[Any], default: object | None = None, prefix: str = "--") -> list[str]:
     """Every flag of a command dataclass, nested ones with their prefix."""
     names: list[str] = []
+    types = get_type_hints(command)
     for field in dataclasses.fields(command):
         value = getattr(default, field.name, None)
-        nested = type(value) if dataclasses.is_dataclass(value) else field.type
+        nested = type(value) if dataclasses.is_dataclass(value) else types[field.name]
         name = field.name.replace("_", "-")
         if dataclasses.is_dataclass(nested):
             inner = prefix if field.metadata.get("flat") else f"{prefix}{name}."

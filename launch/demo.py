@@ -38,6 +38,7 @@ class Demo:
     nodes: int = 1  # simulated nodes per stream
     seed: int = 0  # of everything that is drawn
     steps: int = 0  # another length of the schedule; 0 = the recipe's
+    dry_run: bool = False  # show the set and the arithmetic, train nothing
     json: bool = False  # print one JSON document and nothing else
 
 
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> int:
     job = pretrain.resolve(job, "label")
     numbers = plan(job, here.world)
     pretrain.show(job, here, numbers)
+    if demo.dry_run:
+        return 0
     pretrain.train(job, here, numbers, track=True)
     run = job.runs / job.name
     accuracies = Probe(run=run)(say)

@@ -14,7 +14,7 @@ sys.path[0] = sys.path[0].removesuffix("/launch")
 from launch.start import prepare
 
 prepare()
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
@@ -28,7 +28,7 @@ from launch.data import say, with_bar
 class Command:
     """Flags of `pack`."""
 
-    job: Annotated[Pack, tyro.conf.arg(name="")]
+    job: Annotated[Pack, tyro.conf.arg(name="")] = field(metadata={"flat": True})
     dry_run: bool = False  # say what would be packed, write nothing
     json: bool = False  # print one JSON document and nothing else
 
