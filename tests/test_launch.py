@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs import journal
 from jobs.pack import Pack
+from jobs.pretrain import Pretrain, fitted
 from shards import write_exchange
+from shards.synthetic import write_synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--method.c1", "8", "--method.width", "16", "--method.heads", "2", "--method.out", "8", "--method.queue", "8", "--batch-size", "8"]
@@ -113,8 +117,6 @@ def test_an_interpreter_without_the_packages_says_what_to_type(tmp_path: Path) -
 
 def steps(run: Path) -> list[dict[str, Any]]:
     """Every step record of the stream, in order."""
-    from jobs import journal
-
     return [record for record in journal.read(run) if record["type"] == "step"]
 
 
@@ -123,9 +125,9 @@ def test_a_run_on_simulated_nodes_is_interrupted_and_goes_on(packed: Path, tmp_p
     words = ["--nodes", "2", "--steps", "40", "--streams", "joint", "--name", "run", "--save-every", "0"]
     command = [sys.executable, str(ROOT / "launch" / "pretrain.py"), "--data", str(packed), "--runs", str(tmp_path), "--no-track"]
     process = subprocess.Popen([*command, "--recipe", "scdnet-small", *TINY, *words], stderr=subprocess.PIPE, text=True)
-    journal = tmp_path / "run" / "joint" / "journal" / "0001.jsonl"
+    written = tmp_path / "run" / "joint" / "journal" / "0001.jsonl"
     end = time.monotonic() + 200
-    while time.monotonic() < end and process.poll() is None and not (journal.exists() and journal.read_text().count('"step_ms"') >= 3):
+    while time.monotonic() < end and process.poll() is None and not (written.exists() and written.read_text().count('"step_ms"') >= 3):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=200)[1]
@@ -159,23 +161,20 @@ def test_one_node_goes_through_submitit_and_chains_to_the_fused_number(packed: P
     assert json.loads(fused.stdout)["streams"] == ["joint", "bone"] and json.loads(fused.stdout)["n"] == 24
 
 
-def test_a_damaged_shard_stops_training_and_is_named(packed: Path, tmp_path: Path) -> None:
-    import shutil
-
+@pytest.mark.distributed
+@pytest.mark.parametrize("nodes", ["1", "2"])
+def test_a_damaged_shard_stops_every_rank_and_is_named(nodes: str, packed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "packed"
     shutil.copytree(packed, copy)
     shard = next(copy.glob("*.tar"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    ended = pretrain(copy, tmp_path / "runs", "--steps", "2", "--streams", "joint")
+    ended = pretrain(copy, tmp_path / "runs", "--steps", "2", "--streams", "joint", "--nodes", nodes)
     assert ended.returncode == 2 and str(shard) in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_the_paper_s_queue_per_benchmark(tmp_path: Path) -> None:
-    from jobs.pretrain import Pretrain, fitted
-    from shards.synthetic import write_synthetic
-
     write_synthetic(tmp_path / "raw", subjects=2, cameras=(1,), actions=2)
     Pack(data=tmp_path / "raw", out=tmp_path / "packed", jobs=1)()
     manifest = json.loads((tmp_path / "packed" / "manifest.json").read_text())

@@ -37,6 +37,7 @@ from shards.samples import Source
 from shards.sources import open_source
 from shards.stream import PackedSet
 from shards.synthetic import write_synthetic
+from tests.moves import packed_moves
 from tests.words import Words
 
 STEPS, BATCH = 10, 8
@@ -182,10 +183,12 @@ def test_another_configuration_under_the_same_name_is_refused(packed: Path, plai
     assert replace(first, nodes=3, workers=1, stop_after=2, streams=("joint",), save_every=1)("joint")["step"] == 2
 
 
-@pytest.mark.parametrize("protocol", ["xsub", "xview"])
+@pytest.mark.parametrize("protocol", ["split", "xsub", "xview", "xset"])
 def test_training_never_sees_a_test_key_nor_one_held_aside(
-    packed: Path, runs: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+    packed: Path, tmp_path: Path, runs: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if protocol == "split":
+        packed = packed_moves(tmp_path / "moves", per=8).path
     seen: list[str] = []
     forward = SCDNet.forward
 
@@ -198,8 +201,8 @@ def test_training_never_sees_a_test_key_nor_one_held_aside(
     this = job(packed, runs, protocol=protocol, steps=None, epochs=2, evaluate_every=1)
     this("joint")
     stored = PackedSet.open(packed)
-    train, test = protocols.parts(stored.samples, protocol, "synthetic")
-    assert not set(seen) & set(test)
+    train, test = protocols.parts(stored.samples, protocol, stored.manifest["benchmark"])
+    assert seen and not set(seen) & set(test) and not set(train) & set(test)
     told = plan(this, 1)
     aside = set(train) - set(seen)
     # what an epoch's last part of a batch leaves out differs by epoch
