@@ -10,6 +10,7 @@ SAFE_ENVIRONMENT = {
     "WDS_SECURE": "1",  # webdataset: no shell in addresses, no pickle in samples
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers cost a shared machine more than they gain
 }
 
 
