@@ -98,4 +98,13 @@ def finish(main: Callable[[list[str]], int]) -> NoReturn:
 
 def print_json(value: object) -> None:
     """One JSON document on standard output, for scripts."""
-    print(json.dumps(value, indent=1, default=str))
+    print(json.dumps(_tidy(value), indent=1, default=str))
+
+
+def _tidy(value: Any) -> Any:
+    """Without the last digits that binary fractions leave: 59.2, not 59.199999999999996."""
+    if isinstance(value, dict):
+        return {key: _tidy(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tidy(one) for one in value]
+    return float(f"{value:.12g}") if isinstance(value, float) else value
