@@ -17,7 +17,7 @@ prepare()
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -93,7 +93,7 @@ def show(job: Pretrain, here: Place, numbers: Plan) -> None:
     say(f"  on {here.describe()}")
 
 
-def train(job: Pretrain, here: Place, numbers: Plan, track: bool) -> dict[str, object]:
+def train(job: Pretrain, here: Place, numbers: Plan, track: bool) -> dict[str, dict[str, Any]]:
     """Train every stream of a resolved job; what each came to. Finished streams are passed by."""
     run = job.runs / job.name
     until = min(job.stop_after or numbers.steps, numbers.steps)
@@ -119,15 +119,22 @@ def main(argv: list[str]) -> int:
         print_json({"run": str(run), "streams": results})
         return 0
     for stream, result in results.items():
-        say(f"{stream}: {result}")
+        say(f"{stream}: {in_words(result)}")
     say(f"next: python launch/probe.py --run {run}")
     return 0
 
 
-def outcome(stream: Path) -> object:
-    """What a stream came to: its result, or that it can go on."""
+def outcome(stream: Path) -> dict[str, Any]:
+    """What a stream came to: its result, or only that it stopped."""
     path = stream / "result.json"
-    return read_json(path) if path.is_file() else "stopped early; the same command without --stop-after goes on"
+    return dict(read_json(path)) if path.is_file() else {"status": "stopped"}
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """A stream's result as a sentence."""
+    if result["status"] != "finished":
+        return "stopped early; the same command without --stop-after goes on"
+    return f"finished {result['steps']} steps in {result['seconds']:.0f} s, mean loss of the last epoch {result['loss']:.3f}"
 
 
 if __name__ == "__main__":
