@@ -19,7 +19,6 @@ from jobs.journal import Journal, read
 from jobs.run_folder import (
     RunFolder,
     claim,
-    digest,
     read_json,
     record_start,
     step_of,
@@ -29,7 +28,7 @@ from jobs.run_folder import (
 )
 from jobs.schedule import Schedule
 from shards.errors import InputError
-from shards.manifest import sync_folder
+from shards.manifest import sha256_of, sync_folder
 
 KEEP = 2
 
@@ -101,7 +100,7 @@ def verify(path: Path) -> str | None:
             return f"{file} is missing"
         if file.stat().st_size != entry["bytes"]:
             return f"{file} has {file.stat().st_size} bytes instead of {entry['bytes']}"
-        if digest(file) != entry["sha256"]:
+        if sha256_of(file) != entry["sha256"]:
             return f"{file} has another checksum than when it was written"
     return None
 
@@ -125,7 +124,7 @@ def save(
     for file in deepspeed.save(engine, path):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-        own.append({"name": file.name, "bytes": file.stat().st_size, "sha256": digest(file)})
+        own.append({"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)})
     sync_folder(path)
     gathered: list[Any] = [None] * ranks.world
     dist.all_gather_object(gathered, own)

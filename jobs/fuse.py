@@ -11,10 +11,11 @@ from torch import Tensor
 
 from acsar import probes
 from acsar.streams import STREAMS
-from jobs.run_folder import RunFolder, digest, read_json, write_json
+from jobs.run_folder import RunFolder, read_json, write_json
 from jobs.scores import Scores, joined, read_scores
 from jobs.targets import find_run
 from shards.errors import InputError
+from shards.manifest import sha256_of
 
 LETTERS = {"joint": "J", "bone": "B", "motion": "M"}
 WEIGHT = 0.5
@@ -74,7 +75,7 @@ def read_streams(run: Path, protocol: str, wanted: Sequence[str] = ()) -> dict[s
     scores: dict[str, Scores] = {name: read_scores(folder / f"{name}.scores.npz") for name in names}
     for name, found in scores.items():
         encoder = RunFolder(run / name).encoder
-        if encoder.is_file() and digest(encoder) != found.facts["encoder"]:
+        if encoder.is_file() and sha256_of(encoder) != found.facts["encoder"]:
             raise InputError(f"{folder / name}.scores.npz are scores of an older encoder than {encoder}; probe again")
     return joined(scores)
 

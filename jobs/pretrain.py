@@ -19,11 +19,12 @@ from jobs import engine as deepspeed
 from jobs.batches import EqualCaptions, TrainingSet, batches, check_batch, choose, without_text
 from jobs.codec import encode
 from jobs.evaluation import Evaluation
-from jobs.run_folder import RunFolder, digest, read_json, superseded, write_json
+from jobs.run_folder import RunFolder, read_json, superseded, write_json
 from jobs.schedule import Schedule
 from jobs.train_loop import Cadence, Interrupted, Outcome, signals, train
 from shards import protocols
 from shards.errors import InputError
+from shards.manifest import sha256_of
 from shards.stream import PackedSet
 
 STREAMS = ("joint", "bone", "motion")
@@ -342,7 +343,7 @@ class _Run:
                 "loss": sum(record["loss"] for record in epoch) / len(epoch),
                 "seconds": round(sum(record["step_ms"] for record in steps) / 1e3, 3),
                 "attempts": attempt,
-                "encoder_sha256": digest(self.folder.encoder),
+                "encoder_sha256": sha256_of(self.folder.encoder),
             }
             write_json(self.folder.result, result)
         shared = [result]

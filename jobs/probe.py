@@ -15,12 +15,13 @@ from acsar.probes import ProbeSchedule
 from acsar.streams import STREAMS
 from jobs import codec, features
 from jobs.features import Features
-from jobs.run_folder import digest, write_json
+from jobs.run_folder import write_json
 from jobs.scores import Scores, read_arrays, write_arrays, write_scores
 from jobs.targets import Target, default_runs, find_run, of_run, of_weights
 from jobs.verdicts import verdicts
 from shards import protocols
 from shards.errors import InputError
+from shards.manifest import sha256_of
 from shards.stream import PackedSet
 
 REFERENCES = ".references"  # below the folder of runs: what raw clips and random encoders reach, computed once
@@ -118,7 +119,7 @@ class _Probed:
     def __call__(self) -> dict[str, Any]:
         target, device = self.target, device_of()
         self.say(f"{target.stream}: features of {len(self.division.keys)} clips")
-        sha, method = digest(target.weights), target.method.to(device)
+        sha, method = sha256_of(target.weights), target.method.to(device)
         spec = {**self._set(), "encoder": sha, "crop": features.CROP}
         rows = lambda: features.encoded(method.encode, self.packed, self.division.keys, device)
         own = features.kept(self.folder / f"{target.stream}.features.npz", self.division.keys, spec, rows)

@@ -4,7 +4,6 @@ Attempts claim a number with O_EXCL and record the checkpoint they start from. A
 newest attempt's chain of starts. No lock, modification time or clock of another host is trusted.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -85,12 +84,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not valid JSON ({error}); move the folder away or give another --name") from None
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def step_of(checkpoint: str) -> int:

@@ -1,12 +1,12 @@
 """The embedded default: makes the synthetic set (raw NTU-format files, captions from the motion program) and packs it."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.pack import Pack
 from shards.synthetic import write_synthetic
+from shards.workers import cores
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Synthetic:
         """The packed folder."""
         raw, packed = self.out / "raw", self.out / "packed"
         if not (packed / "manifest.json").is_file():
-            workers = self.jobs or len(os.sched_getaffinity(0))
+            workers = self.jobs or cores()
             if not raw.is_dir():
                 write_synthetic(raw, seed=self.seed, subjects=self.subjects, repetitions=self.repetitions, jobs=workers, progress=progress)
             Pack(data=raw, out=packed, captions=raw / "captions.jsonl", jobs=workers)(progress)

@@ -26,8 +26,9 @@ from typing import Any
 
 from jobs import replay
 from jobs.replay import Entry, Known, Part
-from jobs.run_folder import digest, read_json, write_json
+from jobs.run_folder import read_json, write_json
 from shards.errors import InputError
+from shards.manifest import sha256_of
 
 EXPERIMENT = "acsar"
 BLOCK = 900  # metric points in one request; MLflow takes 1000
@@ -240,7 +241,7 @@ class _Tracker:
             self.client.log_batch(run_id, metrics=points, tags=[RunTag(MARKS, json.dumps(marks))])
             report.points += len(points)
         for name, path in part.artifacts.items():
-            mark = digest(path)[:16]
+            mark = sha256_of(path)[:16]
             if marks.get(f"file:{name}") != mark:
                 self.client.log_artifact(run_id, str(path), str(Path(name).parent) if "/" in name else None)
                 marks[f"file:{name}"] = mark

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from jobs import InputError
+from jobs import InputError, cores
 from launch.pool import Ranks
 from launch.submission import LocalJob
 
@@ -37,9 +37,7 @@ class Place:
     @property
     def world(self) -> int:
         """Ranks of one stream: one per GPU of a node, one per node without GPUs."""
-        if self.kind == "submitit-local":
-            return max(1, self.gpus)
-        return self.nodes * max(1, self.gpus // self.nodes)
+        return ranks_of(self.nodes, self.gpus)
 
     def start(self, job: Path, stream: str, logs: Path) -> Running:
         """Start one stream of the job file here."""
@@ -65,11 +63,15 @@ def place(cluster: Cluster, nodes: int, streams: int) -> Place:
         why = "its controller does not answer (sinfo)" if not slurm_answers() else "this version does not submit to it yet"
         raise InputError(f"--cluster slurm: {why}; --cluster local runs the same command on this machine")
     gpus = gpu_count()
-    cores = len(os.sched_getaffinity(0))
-    ranks = max(1, gpus) if nodes == 1 else nodes * max(1, gpus // nodes)
-    at_once = 1 if gpus else max(1, min(streams, cores // ranks))
-    threads = max(1, cores // (at_once * ranks))
+    ranks = ranks_of(nodes, gpus)
+    at_once = 1 if gpus else max(1, min(streams, cores() // ranks))
+    threads = max(1, cores() // (at_once * ranks))
     return Place("submitit-local" if nodes == 1 else "pool", nodes, gpus, at_once, threads)
+
+
+def ranks_of(nodes: int, gpus: int) -> int:
+    """Ranks of one stream: the GPUs shared out among the nodes, at least one rank each."""
+    return nodes * max(1, gpus // nodes)
 
 
 def slurm_answers() -> bool:

@@ -113,6 +113,12 @@ def write_file(path: Path, chunks: Iterable[bytes]) -> None:
     sync_folder(path.parent)
 
 
+def sha256_of(path: Path) -> str:
+    """sha256 hex of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut."""
     fd = os.open(folder, os.O_RDONLY)

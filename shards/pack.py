@@ -20,10 +20,10 @@ from acsar.skeleton import SKELETONS
 from shards import manifest
 from shards.claim import Claim
 from shards.errors import InputError
-from shards.manifest import Caption, Manifest, ShardEntry, TextEntry, canonical, text_id
+from shards.manifest import Caption, Manifest, ShardEntry, TextEntry, canonical, sha256_of, text_id
 from shards.normalise import NORMALISATIONS, normalise
 from shards.samples import Sample, Source
-from shards.shard import Packed, sha256_of, write_shard
+from shards.shard import Packed, write_shard
 from shards.workers import each
 
 Mode = Literal["incremental", "overwrite"]

@@ -76,12 +76,6 @@ def write_shard(path: Path, samples: Iterable[Packed]) -> ShardEntry:
     return {"name": path.name, "count": len(entries), "bytes": size, "sha256": digest.hexdigest(), "samples": entries}
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 hex of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _members(sample: Packed) -> Iterator[tuple[str, bytes]]:
     yield "joints.npy", _npy(sample.joints)
     yield "json", canonical(sample.facts())

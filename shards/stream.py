@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from shards import manifest
 from shards.errors import InputError
-from shards.manifest import Manifest, SampleEntry
+from shards.manifest import Manifest, SampleEntry, sha256_of
 from shards.pack import check_sizes
-from shards.shard import sha256_of
 
 Ints: TypeAlias = NDArray[np.int64]
 OPEN_FILES = 256

@@ -11,7 +11,8 @@ import numpy as np
 import acsar
 from acsar.scdnet import SCDNetConfig
 from jobs import weights
-from jobs.run_folder import RunFolder, digest, write_json
+from jobs.run_folder import RunFolder, write_json
+from shards.manifest import sha256_of
 from shards.pack import pack
 from shards.samples import Clip, Sample, Source
 from shards.stream import PackedSet
@@ -70,5 +71,5 @@ def finished_run(run: Path, packed: PackedSet, streams: Sequence[str] = ("joint"
         job = {"data": str(packed.path), "recipe": "tiny", "streams": list(streams), "seed": 0}
         write_json(folder.config, {"job": job, "stream": stream, "facts": facts})
         weights.save_encoder(folder.encoder, acsar.build(config, skeleton, seed=seed), config, skeleton, {"content_id": packed.content_id})
-        write_json(folder.result, {"status": "finished", "encoder_sha256": digest(folder.encoder)})
+        write_json(folder.result, {"status": "finished", "encoder_sha256": sha256_of(folder.encoder)})
     return run

@@ -27,11 +27,11 @@ from acsar.types import Batch
 from jobs import journal, weights
 from jobs.codec import decode, encode
 from jobs.pretrain import Pretrain, plan
-from jobs.run_folder import RunFolder, digest, read_json
+from jobs.run_folder import RunFolder, read_json
 from jobs.worker import main, write_job
 from shards import protocols
 from shards.errors import InputError
-from shards.manifest import Caption
+from shards.manifest import Caption, sha256_of
 from shards.pack import pack
 from shards.samples import Source
 from shards.sources import open_source
@@ -158,7 +158,7 @@ def test_finished_work_is_not_done_twice_and_says_what_it_was(packed: Path, runs
     folder = RunFolder(runs / "one" / "joint")
     assert job(packed, runs, workers=2, save_every=1)("joint") == result == read_json(folder.result)
     assert len(list(folder.attempts.iterdir())) == 1
-    assert result["encoder_sha256"] == digest(folder.encoder)
+    assert result["encoder_sha256"] == sha256_of(folder.encoder)
     per_epoch = plan(job(packed, runs), 1).steps_per_epoch
     assert result["loss"] == pytest.approx(sum(losses(folder.path)[-per_epoch:]) / per_epoch)
     config = read_json(folder.config)
