@@ -24,22 +24,24 @@ class Submission:
     description: str  # JSON file of the stage's dataclass
     parts: list[str]  # pretrain: the stream; of an array one slice each; [""] = the whole stage
     jobs: list[tuple[str, int, int]]  # (Slurm job id, first part, number of parts): one row, or several where an array had to be split
-    array: bool
     nodes: int
     tasks_per_node: int
+    cpus_per_task: int
+    gpus_per_node: int
     profile: dict[str, Any]
     snapshot: str  # folder of the code that the job runs
     exclude: list[str] = field(default_factory=list)  # hosts that are kept out
     after: list[str] = field(default_factory=list)  # job ids that must succeed first
     history: list[str] = field(default_factory=list)  # job ids of earlier submissions, oldest first
+    carried: list[str] = field(default_factory=list)  # those of them whose crashes still count: nobody has looked since
     host: str = ""  # where it was submitted
     time: float = 0.0  # when, by that host's clock
 
     def job_of(self, part: int) -> str:
-        """Slurm's job id of part i: 123, or 123_4 in an array."""
+        """Slurm's job id of part i: 123, or 123_4 in an array (submitit makes no array of a single part)."""
         for job, first, count in self.jobs:
             if first <= part < first + count:
-                return f"{job}_{part - first}" if self.array else job
+                return f"{job}_{part - first}" if count > 1 else job
         raise IndexError(f"part {part} of {len(self.parts)} has no job")
 
     def job_ids(self) -> list[str]:
