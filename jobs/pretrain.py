@@ -14,14 +14,14 @@ from acsar.ac_sar import ACSARConfig
 from acsar.recipes import BENCHMARKS, RECIPES
 from acsar.scdnet import SCDNetConfig
 from acsar.types import Method
-from jobs import checkpoint, environment, journal, weights
+from jobs import checkpoint, environment, interrupts, journal, weights
 from jobs import engine as deepspeed
 from jobs.batches import EqualCaptions, TrainingSet, batches, check_batch, choose, without_text
 from jobs.codec import encode
 from jobs.evaluation import Evaluation
 from jobs.run_folder import RunFolder, read_json, superseded, write_json
 from jobs.schedule import Schedule
-from jobs.train_loop import Cadence, Interrupted, Outcome, signals, train
+from jobs.train_loop import Cadence, Interrupted, Outcome, train
 from shards import protocols
 from shards.errors import InputError
 from shards.manifest import sha256_of
@@ -98,7 +98,7 @@ class Pretrain:
         same_configuration(folder, self, packed.content_id)
         if folder.result.is_file():
             return dict(read_json(folder.result))
-        with signals() as interrupted, deepspeed.join() as ranks:
+        with interrupts.listening() as interrupted, deepspeed.join() as ranks:
             return _Run(self, stream, folder, packed, ranks)(interrupted)
 
 

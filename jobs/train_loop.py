@@ -1,13 +1,9 @@
 """The training loop: one screen, no method's name in it."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -116,22 +112,3 @@ def culprits(losses: dict[str, Tensor], batch: Batch) -> list[str]:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, (broken, suspect))
     return [key for keys, _ in gathered for key in keys] or [key for _, keys in gathered for key in keys]
-
-
-@contextmanager
-def signals() -> Iterator[Interrupted]:
-    """While inside, SIGINT and SIGTERM only set a flag, which the yielded function reads; the loop acts on it between steps."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """Many pieces of work on several processes of this machine, in the order in which they finish."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,8 @@ def each(work: Callable[[int], Result], count: int, jobs: int) -> Generator[tupl
     """(i, work(i)) for every i < count on `jobs` processes, as they finish; with one job in this process, in order.
 
     `work` reaches each process once. What it raises is raised here with the process's traceback as a note; a process that dies is a
-    RuntimeError. Closing the iterator stops the processes; they stop by themselves when this process dies."""
+    RuntimeError. Closing the iterator stops the processes; they stop by themselves when this process dies. Signals that ask a whole job
+    to end reach them too: they ignore them, since what happens then is for this process to say."""
     if min(jobs, count) <= 1:
         for i in range(count):
             yield i, work(i)
@@ -30,7 +32,15 @@ def each(work: Callable[[int], Result], count: int, jobs: int) -> Generator[tupl
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     waiting = iter(range(count))
     running: dict[Connection, tuple[Any, int]] = {}
-    processes = []
+    processes: list[Any] = []
+
+    def stop() -> None:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+
+    atexit.register(stop)  # multiprocessing's own would wait for processes that ignore SIGTERM
     try:
         for _ in range(min(jobs, count)):
             here, there = context.Pipe()
@@ -59,16 +69,15 @@ def each(work: Callable[[int], Result], count: int, jobs: int) -> Generator[tupl
                     running[here] = (process, following)
                 yield i, value
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        stop()
+        atexit.unregister(stop)
 
 
 def _serve(work: Callable[[int], object], pipe: Connection, parent: int) -> None:
     """The worker's loop: ends when it is told to, or when its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    handled = {number for number in signal.valid_signals() if callable(signal.getsignal(number))}  # by the parent, before the fork
+    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2} | handled:
+        signal.signal(number, signal.SIG_IGN)
     while True:
         while not pipe.poll(1.0):
             if os.getppid() != parent:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from acsar.types import Batch
 from jobs import engine as deepspeed
+from jobs import interrupts
 from jobs.journal import Journal, read
 from jobs.run_folder import RunFolder, claim, record_start
 from jobs.schedule import Schedule
-from jobs.train_loop import Cadence, Outcome, signals, train
+from jobs.train_loop import Cadence, Outcome, train
 from tests.ranks import run_ranks
 from tests.tiny import Tiny, batch_of, batches
 
@@ -159,7 +160,7 @@ def test_a_signal_ends_the_step_saves_and_leaves() -> None:
             yield batch_of(step, SIZE)
 
     before = signal.getsignal(signal.SIGTERM)
-    with signals() as interrupted, deepspeed.join() as ranks, Journal(None) as journal:
+    with interrupts.listening() as interrupted, deepspeed.join() as ranks, Journal(None) as journal:
         engine = deepspeed.wrap(Tiny(), ranks, SIZE, 0.9, 0.0, 0, bf16=False)
         outcome = loop(engine, source(), 10, journal, interrupted=interrupted, save=saved.append)
         engine.destroy()
