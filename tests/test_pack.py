@@ -332,7 +332,7 @@ def test_worker_that_dies_is_a_bug_not_a_set(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="ended by itself"):
         pack(Toy(dies_at="K00011"), tmp_path / "out", per_shard=3, jobs=2)
     assert not (tmp_path / "out").exists()
-    assert pack(Toy(), tmp_path / "out", per_shard=3, jobs=2).reused >= 3
+    assert pack(Toy(), tmp_path / "out", per_shard=3, jobs=2).reused >= 2
 
 
 def _square(i: int) -> int:
