@@ -150,8 +150,23 @@ def load(engine: DeepSpeedEngine, folder: Path) -> None:
 
 
 def _deepspeed() -> Any:
-    # imported late: it takes seconds, and reads DS_ACCELERATOR
-    return importlib.import_module("deepspeed")
+    # imported late: it takes time, and reads DS_ACCELERATOR
+    with _absent("mlflow"):
+        return importlib.import_module("deepspeed")
+
+
+@contextlib.contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """`import NAME` fails inside, unless it was imported before: DeepSpeed's autotuner, which nothing here uses, takes MLflow where it is
+    installed, and with it pandas, polars and a web server: two CPU seconds of every rank's start."""
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # the import system's own way to say "not there"
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[name]
 
 
 def _device_index() -> int | None:

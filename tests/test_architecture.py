@@ -65,6 +65,13 @@ def test_packing_and_tracking_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 
+def test_a_rank_starts_without_mlflow_which_deepspeed_would_import() -> None:
+    check = "import sys; from jobs import engine\nwith engine.join(): sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+    after = "from jobs import engine\nwith engine.join(): import mlflow; mlflow.start_run"
+    assert subprocess.run([sys.executable, "-c", after], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+
+
 def test_a_wrong_import_is_caught(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text("def f():\n    from jobs.tracking import sync\n    import mlflow\n")
