@@ -32,7 +32,7 @@ def look(stream_dir: Path) -> Seen:
     journals = sorted((stream_dir / "journal").glob("[0-9]*.jsonl"))
     if not journals:
         return seen
-    for record in _tail(journals[-1]):
+    for record in tail(journals[-1]):
         kind = record.get("type")
         if kind == "start":
             seen.steps, seen.step, seen.note = record["steps"], record["step"], "first step"
@@ -45,7 +45,8 @@ def look(stream_dir: Path) -> Seen:
     return seen
 
 
-def _tail(path: Path) -> list[dict[str, Any]]:
+def tail(path: Path) -> list[dict[str, Any]]:
+    """The first record of a journal and its newest ones; lines cut short are left out."""
     with path.open("rb") as file:
         first = file.readline()
         size = file.seek(0, os.SEEK_END)

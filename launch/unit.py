@@ -9,11 +9,14 @@ KEY is a stream (joint, bone, motion) or a stage (pack, probe, fuse). A start of
 Slurm's job id (123, or 123_4 in an array), how often Slurm restarted the job, how often the ranks were started within it.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jobs.run_folder import read_json, write_json
+
+ORDER = ("pack", "joint", "bone", "motion", "probe", "fuse")
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class Unit:
 
 def units(run: Path) -> list[Unit]:
     """The units of RUNS/NAME that were submitted, in the order of the work."""
-    order = ["pack", "joint", "bone", "motion", "probe", "fuse"]
-    found = [path.parents[1].name for path in run.glob("*/logs/submission.json")]
-    return [Unit(run, key) for key in sorted(found, key=lambda key: (order.index(key) if key in order else len(order), key))]
+    return [Unit(run, key) for key in in_order(path.parents[1].name for path in run.glob("*/logs/submission.json"))]
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    """Keys in the order of the work; unknown ones last."""
+    return sorted(keys, key=lambda key: (ORDER.index(key) if key in ORDER else len(ORDER), key))
