@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
-MARKS = ("golden", "realdata", "distributed", "slurm")
+MARKS = ("golden", "realdata", "distributed", "slurm", "cluster")
 SETS = ("uiprmd/uiprmd_kinect_ntu25.npz", "cmu_clips/cmu_clips_ntu25.npz", "irds_subset/irds_subset_ntu25.npz")
 
 for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACSAR_RUNS", "MLFLOW_TRACKING_URI"):
     os.environ.pop(variable, None)
+for variable in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_"))]:
+    del os.environ[variable]
+# no test reaches a Slurm of this machine unless it asks for a box; a file that is missing would be waited for, a minute each time
+os.environ["SLURM_CONF"] = os.devnull
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WDS_SECURE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -10,17 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from jobs import journal
 from jobs.pack import Pack
 from jobs.pretrain import Pretrain, fitted
-from shards import write_exchange
 from shards.synthetic import write_synthetic
+from tests.clips import TINY, packed_clips
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--method.c1", "8", "--method.width", "16", "--method.heads", "2", "--method.out", "8", "--method.queue", "8", "--batch-size", "8"]
 
 
 def script(name: str, *words: str | Path, cwd: Path = ROOT, **changes: str) -> "subprocess.CompletedProcess[str]":
@@ -31,22 +29,8 @@ def script(name: str, *words: str | Path, cwd: Path = ROOT, **changes: str) -> "
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 clips of 4 classes by 8 people, packed."""
-    folder = tmp_path_factory.mktemp("set")
-    rng = np.random.default_rng(0)
-    label = np.repeat(np.arange(4), 12)
-    clips = [rng.normal(size=(20, 1, 25, 3)).astype(np.float32) + np.arange(25)[None, None, :, None] * (1 + i) for i in label]
-    subject = np.tile(np.arange(1, 13), 4)
-    write_exchange(
-        folder / "moves.npz",
-        clips,
-        label=label,
-        subject=subject,
-        name=[f"clip{i:02d}" for i in range(48)],
-        split=["train" if s % 2 else "test" for s in subject],
-    )
-    Pack(data=folder / "moves.npz", out=folder / "packed", jobs=1)()
-    return folder / "packed"
+    """48 clips, packed: see tests/clips.py."""
+    return packed_clips(tmp_path_factory.mktemp("set"))
 
 
 def pretrain(packed: Path, runs: Path, *words: str) -> "subprocess.CompletedProcess[str]":
