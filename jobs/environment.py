@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from jobs.run_folder import read_json
+
 PACKAGES = ("acsar-suite", "torch", "deepspeed", "numpy", "scikit-learn", "webdataset", "safetensors")
 
 
@@ -44,7 +46,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit of this code."""
+    """The git commit of this code; of a snapshot (launch/snapshot.py) the one that it was made from."""
+    snapshot = Path(__file__).resolve().parents[1] / "snapshot.json"
+    if snapshot.is_file():
+        return str(read_json(snapshot)["commit"])
     head = _git("rev-parse", "HEAD")
     return head and head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
