@@ -88,7 +88,7 @@ print(json.dumps([[importlib.import_module(name).__file__ for name in names], co
 def test_many_at_once(tmp_path: Path) -> None:
     code = tree(tmp_path / "code")
     runs = tmp_path / "runs"
-    script = f"from pathlib import Path; import launch.snapshot as s; s.commit = str; print(s.snapshot(Path({str(runs)!r}), Path({str(code)!r})))"
+    script = f"import launch.snapshot as s; s.commit = str; print(s.snapshot(s.Path({str(runs)!r}), s.Path({str(code)!r})))"
     words = [sys.executable, "-c", script]
     running = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     folders = {process.communicate(timeout=120)[0].strip() for process in running}
