@@ -65,7 +65,8 @@ def answers() -> bool:
 
 
 def jobs(ids: Sequence[str]) -> dict[str, Job]:
-    """What Slurm knows about these jobs; an array's bare id asks for all its elements. Whom nobody knows is absent.
+    """What Slurm knows about these jobs; an array's bare id asks for all its elements. Whom nobody knows is absent, and
+    so is an element that was cancelled before it started: Slurm itself forgets it at once.
 
     Raises InputError when the controller does not answer; accounting that is off or gone only makes fewer jobs known."""
     asked = set(ids)
