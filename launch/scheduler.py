@@ -72,10 +72,12 @@ def jobs(ids: Sequence[str]) -> dict[str, Job]:
     asked = set(ids)
     if not asked:
         return {}
-    known = _wanted(_queued(asked), asked)
+    known = _queued(asked)
     if unknown := asked - set(known):
-        known = _wanted(_accounted(unknown), unknown) | known
-    return known
+        known = _accounted(unknown) | known
+    # the accounting may show an array's last element under the array's own id for a moment
+    arrays = {job.split("_")[0] for job in known if "_" in job}
+    return {job: one for job, one in known.items() if job not in arrays and (job in asked or job.split("_")[0] in asked)}
 
 
 def partitions() -> list[Partition]:
@@ -211,10 +213,6 @@ def _accounted(ids: Iterable[str]) -> dict[str, Job]:
         return read_accounts(ask("sacct", *form, f"--jobs={bases}"))
     except InputError:
         return {}
-
-
-def _wanted(known: dict[str, Job], asked: set[str]) -> dict[str, Job]:
-    return {job: one for job, one in known.items() if job in asked or job.split("_")[0] in asked}
 
 
 def _elements(job: str) -> list[str]:
