@@ -156,7 +156,7 @@ def earlier(unit: Unit, submission: Submission | None, tag: str) -> list[End]:
 def read_end(path: Path) -> End | None:
     """One end record; None for a damaged one."""
     known = {item.name for item in fields(End)}
-    return _or_none(lambda: End(**{key: value for key, value in read_json(path).items() if key in known}))
+    return _or_none(lambda: End(**{key: value for key, value in dict(read_json(path)).items() if key in known}))
 
 
 def said_by_srun(log: Path, tag: str) -> list[tuple[str, int, str]]:
