@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from jobs import InputError, cores
+from launch import scheduler
 from launch.pool import Ranks
-from launch.submission import LocalJob
+from launch.profiles import Profile
+from launch.submission import Shape
+from launch.local_job import LocalJob
 
 Cluster = Literal["auto", "slurm", "local"]
 
@@ -53,15 +56,22 @@ class Place:
         return f"this machine, {device}: {through}, {counts}"
 
 
-def place(cluster: Cluster, nodes: int, streams: int) -> Place:
-    """Decide where `streams` jobs of `nodes` nodes each run.
+def on_slurm(cluster: Cluster) -> bool:
+    """Submit to Slurm, or run here? "auto" means Slurm if its controller answers (an installed srun alone says nothing).
 
-    "auto" means Slurm if its controller answers (an installed srun alone says nothing). Raises InputError for what cannot be had."""
-    if nodes < 1:
-        raise InputError(f"--nodes {nodes}: at least one node is needed")
+    Raises InputError when Slurm was asked for and does not answer."""
+    if cluster == "local":
+        return False
+    if scheduler.answers():
+        return True
     if cluster == "slurm":
-        why = "its controller does not answer (sinfo)" if not slurm_answers() else "this version does not submit to it yet"
-        raise InputError(f"--cluster slurm: {why}; --cluster local runs the same command on this machine")
+        raise InputError("--cluster slurm: no controller answers (sinfo); --cluster local runs the same command on this machine")
+    return False
+
+
+def place(nodes: int, streams: int) -> Place:
+    """How `streams` jobs of `nodes` nodes each run on this machine. Raises InputError for what cannot be had."""
+    check_nodes(nodes)
     gpus = gpu_count()
     ranks = ranks_of(nodes, gpus)
     at_once = 1 if gpus else max(1, min(streams, cores() // ranks))
@@ -69,17 +79,32 @@ def place(cluster: Cluster, nodes: int, streams: int) -> Place:
     return Place("submitit-local" if nodes == 1 else "pool", nodes, gpus, at_once, threads)
 
 
+def shape(profile: Profile, nodes: int, side_by_side: int) -> Shape:
+    """What one of `side_by_side` jobs of `nodes` nodes asks Slurm for: a rank per GPU, or one per node without GPUs.
+
+    Raises InputError for a partition that does not exist or is too small."""
+    check_nodes(nodes)
+    partitions = {partition.name: partition for partition in scheduler.partitions()}
+    found = partitions.get(profile.partition) if profile.partition else next((p for p in partitions.values() if p.default), None)
+    if found is None:
+        named = f"partition {profile.partition!r} does not exist" if profile.partition else "the cluster has no default partition"
+        raise InputError(f"{named}; name one of {', '.join(partitions)} in the cluster profile")
+    if nodes > found.nodes:
+        raise InputError(f"--nodes {nodes}: partition {found.name} has {found.nodes} nodes ({found.usable} usable now)")
+    gpus = found.gpus_per_node if profile.gpus_per_node is None else profile.gpus_per_node
+    cpus = profile.cpus_per_task or max(1, found.cpus_per_node // (gpus or side_by_side))
+    return Shape(nodes, max(1, gpus), cpus, gpus)
+
+
+def check_nodes(nodes: int) -> None:
+    """Raise InputError for less than one node."""
+    if nodes < 1:
+        raise InputError(f"--nodes {nodes}: at least one node is needed")
+
+
 def ranks_of(nodes: int, gpus: int) -> int:
     """Ranks of one stream: the GPUs shared out among the nodes, at least one rank each."""
     return nodes * max(1, gpus // nodes)
-
-
-def slurm_answers() -> bool:
-    """True when a Slurm controller answers within a few seconds."""
-    try:
-        return subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=10).returncode == 0
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return False
 
 
 def gpu_count() -> int:

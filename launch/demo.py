@@ -49,10 +49,10 @@ def main(argv: list[str]) -> int:
     words = ["--recipe", "demo", "--runs", str(demo.runs), "--name", demo.name, "--nodes", str(demo.nodes), "--seed", str(demo.seed)]
     words += ["--evaluate-every", "4"]  # often enough for a curve of the held-aside people's accuracy
     job = pretrain.read(words + (["--steps", str(demo.steps)] if demo.steps else [])).job
-    here = place("local", job.nodes, len(job.streams))
+    here = place(job.nodes, len(job.streams))
     job = pretrain.resolve(job, "label")
     numbers = plan(job, here.world)
-    pretrain.show(job, here, numbers)
+    pretrain.show(job, numbers, here.describe())
     if demo.dry_run:
         return 0
     pretrain.train(job, here, numbers, track=True)

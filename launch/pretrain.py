@@ -23,17 +23,18 @@ import tyro
 
 from jobs import InputError
 from jobs.codec import encode
-from jobs.pretrain import STREAMS, Plan, Pretrain, default_protocol, fitted, plan
+from jobs.prepare import OPEN, SYNTHETIC, describe, resolved
+from jobs.pretrain import STREAMS, Plan, Pretrain, plan
 from jobs.run_folder import read_json
-from jobs.worker import write_job
 from launch.cli import finish, parse, print_json, value_of
-from launch.cluster import Cluster, Place, place
+from launch.cluster import Cluster, Place, on_slurm, place, shape
 from launch.data import packed_set, say
+from launch.profiles import read_profile
+from launch.queued import DONE, submit_streams, wait, what_next
 from launch.streams import run_streams
+from launch.submission import script
 from launch.tracking import tracked
-
-OPEN = "auto"  # of a field that the data decide
-SYNTHETIC = Path("synthetic")
+from launch.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Where:
     """Where and how the streams run."""
 
     cluster: Cluster = "auto"  # auto = Slurm if its controller answers, else this machine
+    cluster_profile: Path | None = None  # TOML file: partition, account, time, modules, ... (docs/cluster.toml); or $ACSAR_CLUSTER_PROFILE
+    wait: bool = False  # on Slurm: stay until every stream has ended, with a live table
     label: str = "label"  # of raw data: the label column(s), as in pack.py
     dry_run: bool = False  # print the resolved configuration and the batch arithmetic, train nothing
     track: bool = True  # replay journals to MLflow while training (training never waits for it)
@@ -55,14 +58,14 @@ class Command:
     where: Annotated[Where, tyro.conf.arg(name="")] = field(default_factory=Where, metadata={"flat": True})
 
 
-def read(argv: list[str]) -> Command:
+def read(argv: list[str], about: str = __doc__ or "") -> Command:
     """The command line over the recipe's numbers; what only the data can decide is still open."""
     recipe = value_of(argv, "--recipe", "acsar" if value_of(argv, "--data", "") else "demo")
     runs = Path(os.environ.get("ACSAR_RUNS", "runs"))
     default = Pretrain.of(recipe, data=SYNTHETIC, name=OPEN, runs=runs, protocol=OPEN)
     if value_of(argv, "--epochs", ""):
         default = replace(default, steps=None)  # the recipe's number of steps would win over what was asked for
-    command = parse(Command, argv, __doc__ or "", default=Command(default))
+    command = parse(Command, argv, about, default=Command(default))
     unknown = [stream for stream in command.job.streams if stream not in STREAMS]
     if unknown or not command.job.streams:
         raise InputError(f"--streams {','.join(command.job.streams)}: unknown {', '.join(unknown)!r}; valid: {', '.join(STREAMS)}")
@@ -71,17 +74,18 @@ def read(argv: list[str]) -> Command:
 
 def resolve(job: Pretrain, label: str) -> Pretrain:
     """The job with everything decided: packed data, protocol, name."""
-    runs = job.runs.resolve()
-    synthetic = job.data == SYNTHETIC
-    data = packed_set(None if synthetic else job.data.resolve(), runs, label)
-    protocol = default_protocol(data) if job.protocol == OPEN else job.protocol
-    name = f"{job.recipe}-{'synthetic' if synthetic else data.name}-{protocol}-s{job.seed}" if job.name == OPEN else job.name
-    return fitted(replace(job, runs=runs, data=data.resolve(), protocol=protocol, name=name))
+    job = rooted(job)
+    return resolved(job, packed_set(job.data, job.runs, label))
 
 
-def show(job: Pretrain, here: Place, numbers: Plan) -> None:
+def rooted(job: Pretrain) -> Pretrain:
+    """The job with paths that do not depend on the working directory."""
+    return replace(job, runs=job.runs.resolve(), data=job.data if job.data == SYNTHETIC else job.data.resolve())
+
+
+def show(job: Pretrain, numbers: Plan, where: str) -> None:
     """The batch arithmetic in words."""
-    batch = f"batch {job.batch_size} = {here.world} x {numbers.rows}"
+    batch = f"batch {job.batch_size} = {numbers.world} x {numbers.rows}"
     steps = f"{numbers.steps} steps ({numbers.epochs:.1f} epochs of {numbers.steps_per_epoch})"
     share = f"{job.method.queue / numbers.train:.0%} of the training clips"
     say(f"{job.name}: recipe {job.recipe}, streams {', '.join(job.streams)}, protocol {job.protocol}, data {job.data}")
@@ -90,30 +94,20 @@ def show(job: Pretrain, here: Place, numbers: Plan) -> None:
     if numbers.provenance:
         marked = "; tagged supervision=text-from-label" if numbers.supervision != "none" else ""
         say(f"  captions: {numbers.provenance}{marked}")
-    say(f"  on {here.describe()}")
+    say(f"  on {where}")
 
 
-def train(job: Pretrain, here: Place, numbers: Plan, track: bool) -> dict[str, dict[str, Any]]:
-    """Train every stream of a resolved job; what each came to. Finished streams are passed by."""
-    run = job.runs / job.name
-    until = min(job.stop_after or numbers.steps, numbers.steps)
-    with tracked(job.runs, job.name, track):
-        run_streams(here, write_job(job, run / "job.json"), run, job.streams, until)
-    return {stream: outcome(run / stream) for stream in job.streams}
-
-
-def main(argv: list[str]) -> int:
-    """Resolve, show, train, say what came out and what comes next."""
-    command = read(argv)
+def here(command: Command) -> int:
+    """Train on this machine until every stream has ended."""
     where = command.where
-    here = place(where.cluster, command.job.nodes, len(command.job.streams))
+    machine = place(command.job.nodes, len(command.job.streams))
     job = resolve(command.job, where.label)
-    numbers = plan(job, here.world)
-    show(job, here, numbers)
+    numbers = plan(job, machine.world)
+    show(job, numbers, machine.describe())
     if where.dry_run:
-        print_json({"job": encode(job), "place": asdict(here), "plan": asdict(numbers)})
+        print_json({"job": encode(job), "place": asdict(machine), "plan": asdict(numbers)})
         return 0
-    results = train(job, here, numbers, where.track)
+    results = train(job, machine, numbers, where.track)
     run = job.runs / job.name
     if where.json:
         print_json({"run": str(run), "streams": results})
@@ -122,6 +116,44 @@ def main(argv: list[str]) -> int:
         say(f"{stream}: {in_words(result)}")
     say(f"next: python launch/probe.py --run {run}")
     return 0
+
+
+def queued(command: Command) -> int:
+    """Submit a job per stream to Slurm, and return; with --wait stay until they have ended."""
+    where = command.where
+    profile = read_profile(where.cluster_profile)
+    asked = shape(profile, command.job.nodes, len(command.job.streams))
+    job = resolve(command.job, where.label)
+    numbers = plan(job, asked.world)
+    run = job.runs / job.name
+    show(job, numbers, asked.describe())
+    if where.dry_run:
+        texts = {stream: script(Unit(run, stream), asked, profile, job.runs / ".code" / "HASH") for stream in job.streams}
+        say(texts[job.streams[0]])
+        print_json({"job": encode(job), "place": asdict(asked), "plan": asdict(numbers), "scripts": texts})
+        return 0
+    describe(job)
+    jobs = submit_streams(job, asked, profile)
+    what_next(run)
+    views = wait(run, job.streams, min(job.stop_after or numbers.steps, numbers.steps), where.track) if where.wait else []
+    if where.json:
+        print_json({"run": str(run), "jobs": jobs, "units": [asdict(view) for view in views]})
+    return 0 if all(view.state in DONE for view in views) else 1
+
+
+def train(job: Pretrain, here: Place, numbers: Plan, track: bool) -> dict[str, dict[str, Any]]:
+    """Train every stream of a resolved job; what each came to. Finished streams are passed by."""
+    run = job.runs / job.name
+    until = min(job.stop_after or numbers.steps, numbers.steps)
+    with tracked(job.runs, job.name, track):
+        run_streams(here, describe(job), run, job.streams, until)
+    return {stream: outcome(run / stream) for stream in job.streams}
+
+
+def main(argv: list[str]) -> int:
+    """Resolve, show, train or submit, say what came out and what comes next."""
+    command = read(argv)
+    return queued(command) if on_slurm(command.where.cluster) else here(command)
 
 
 def outcome(stream: Path) -> dict[str, Any]:

@@ -1,83 +1,208 @@
-"""Jobs through submitit: on this machine for one node (one process per GPU); its local executor cannot simulate several nodes."""
+"""Units of work to Slurm through submitit: what stands in the batch script, and what is remembered of a submission."""
 
 import os
-import signal
-import subprocess
-from dataclasses import dataclass
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import psutil
 import submitit
-from submitit.core.utils import UncompletedJobError
-from submitit.helpers import TorchDistributedEnvironment
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.helpers import clean_env
 
-from jobs.worker import work
+from jobs import InputError, stages
+from launch import scheduler
 from launch.pool import KEEP_MEMORY
-
-A_MONTH = 60 * 24 * 30  # minutes; submitit's local default would end every job after two
-
-
-class StreamTask:
-    """What submitit pickles: two strings. The job itself is read from its JSON file when the task starts."""
-
-    def __init__(self, job: str, stream: str) -> None:
-        self.job = job
-        self.stream = stream
-
-    def __call__(self) -> int:
-        # the device is chosen by LOCAL_RANK, so every task must see all GPUs
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        return work(Path(self.job), self.stream)
+from launch.profiles import Profile, minutes, profile_of
+from launch.task import run_and_exit
+from launch.unit import Submission, Unit
 
 
-@dataclass
-class LocalJob:
-    """One stream as a submitit job on this machine. Has the same calls as launch.pool.Ranks."""
+@dataclass(frozen=True)
+class Shape:
+    """What one job asks for: nodes, ranks on each, processors and GPUs."""
 
-    stream: str
-    job: "submitit.Job[Any]"
-    controller: "subprocess.Popen[bytes]"
+    nodes: int = 1
+    tasks_per_node: int = 1
+    cpus_per_task: int = 1
+    gpus_per_node: int = 0
 
-    @classmethod
-    def start(cls, job: Path, stream: str, logs: Path, gpus: int, threads: int) -> "LocalJob":
-        """Submit to submitit's local executor; its logs and results go below the stream's log folder."""
-        executor = submitit.LocalExecutor(folder=logs / "submitit" / "%j")
-        executor.update_parameters(timeout_min=A_MONTH, tasks_per_node=max(1, gpus), gpus_per_node=gpus, stderr_to_stdout=True)
-        before = os.environ.copy()
-        os.environ.update(KEEP_MEMORY, OMP_NUM_THREADS=str(threads))
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is passed on once, by the launcher
-        try:
-            submitted = executor.submit(StreamTask(str(job), stream))
-        finally:
-            signal.signal(signal.SIGINT, handler)
-            os.environ.clear()
-            os.environ.update(before)
-        controller = cast("submitit.LocalJob[int]", submitted)._process  # submitit's handle of what it started; there is no public one
-        assert controller is not None
-        return cls(stream, submitted, controller)
+    @property
+    def world(self) -> int:
+        """Ranks of the job."""
+        return self.nodes * self.tasks_per_node
 
-    def poll(self) -> int | None:
-        """None while it runs; then 0, or the code of what went wrong."""
-        if self.controller.poll() is None:
-            return None
-        try:
-            return next((code for code in self.job.results() if code), 0)
-        except UncompletedJobError:  # the task left no result or an exception; its log says which
-            return 1
+    def describe(self) -> str:
+        """One sentence for the user."""
+        each = f"{self.tasks_per_node} rank(s) and {self.gpus_per_node} GPU(s)" if self.gpus_per_node else f"{self.tasks_per_node} rank(s)"
+        return f"Slurm: a job per stream, {self.nodes} node(s) with {each} each, {self.cpus_per_task} processor(s) per rank"
 
-    def interrupt(self) -> None:
-        """Ask the tasks to save at the next step and leave: the controller passes SIGTERM on and waits for them."""
-        if self.controller.poll() is None:
-            self.controller.send_signal(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """End the tasks now, and the controller."""
-        if self.controller.poll() is None:
-            for process in [*psutil.Process(self.controller.pid).children(recursive=True), self.controller]:
-                process.kill()
-            self.controller.wait()
+def submit(
+    unit: Unit,
+    stage: str,
+    description: Path,
+    parts: Sequence[str],
+    shape: Shape,
+    profile: Profile,
+    snapshot: Path,
+    after: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    earlier: Submission | None = None,
+    looked: bool = True,
+) -> Submission:
+    """Submit the parts of a unit: one job for one part, else an array (or several, where the cluster's limit is smaller).
 
-    def log(self) -> Path:
-        """The log to read first."""
-        return Path(self.job.paths.stdout)
+    `after`: job ids that must succeed first; `earlier`: the submission that this one replaces; `looked`: a person asks for it, so that
+    earlier crashes are forgotten. Raises InputError with the scheduler's own words when it refuses."""
+    unit.logs.mkdir(parents=True, exist_ok=True)
+    executor = executor_of(unit, shape, profile, snapshot, after, exclude)
+    rows: list[tuple[str, int, int]] = []
+    for first, count in windows(len(parts), scheduler.max_array_size() if len(parts) > 1 else 1):
+        with _clean_environment():
+            try:
+                with executor.batch():
+                    jobs = [executor.submit(run_and_exit, str(description), part, stage) for part in parts[first : first + count]]
+            except (FailedJobError, FailedSubmissionError) as error:
+                scheduler.cancel([job for job, _, _ in rows])
+                raise InputError(f"Slurm refused {unit.run.name} {unit.key}: {_words(error)}") from None
+        rows.append((jobs[0].job_id.split("_")[0], first, count))
+    before = [] if earlier is None else [job for job, _, _ in earlier.jobs]
+    submission = Submission(
+        stage=stage,
+        description=str(description),
+        parts=list(parts),
+        jobs=rows,
+        nodes=shape.nodes,
+        tasks_per_node=shape.tasks_per_node,
+        cpus_per_task=shape.cpus_per_task,
+        gpus_per_node=shape.gpus_per_node,
+        profile=asdict(profile),
+        snapshot=str(snapshot),
+        exclude=list(exclude),
+        after=list(after),
+        history=[] if earlier is None else [*earlier.history, *before],
+        carried=[] if earlier is None or looked else [*earlier.carried, *before],
+        host=socket.gethostname(),
+        time=round(time.time(), 3),
+    )
+    unit.record(submission)
+    return submission
+
+
+def resubmit(unit: Unit, exclude: Sequence[str] = (), looked: bool = True, after: Sequence[str] = ()) -> Submission:
+    """Submit again what is missing of a unit, in the words of its newest submission; `exclude` adds to the hosts that are kept out,
+    `looked`: a person asks for it, so that earlier crashes are forgotten; `after`: job ids that must succeed first.
+
+    Raises InputError when nothing was ever submitted for it, or nothing is missing."""
+    old = unit.submitted()
+    if old is None:
+        raise InputError(f"{unit.folder} was never submitted to Slurm; the command that started it goes on")
+    missing = [part for part in old.parts if not stages.finished(old.stage, Path(old.description), part)]
+    if not missing:
+        raise InputError(f"{unit.folder} is finished")
+    return submit(
+        unit,
+        old.stage,
+        Path(old.description),
+        missing,
+        Shape(old.nodes, old.tasks_per_node, old.cpus_per_task, old.gpus_per_node),
+        profile_of(old.profile, str(unit.submission)),
+        Path(old.snapshot),
+        after=after,
+        exclude=sorted({*old.exclude, *exclude}),
+        earlier=old,
+        looked=looked,
+    )
+
+
+def executor_of(
+    unit: Unit, shape: Shape, profile: Profile, snapshot: Path, after: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> submitit.SlurmExecutor:
+    """submitit's executor with everything that the batch script says."""
+    executor = submitit.SlurmExecutor(folder=unit.logs, python=python_of(profile))
+    given = {
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "mem": None if profile.mem_gb is None else f"{round(profile.mem_gb * 1024)}MB",
+        "gpus_per_node": shape.gpus_per_node or None,
+        "exclude": ",".join([*profile.exclude, *exclude]) or None,
+        "dependency": "afterok:" + ":".join(after) if after else None,
+    }
+    more: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **profile.sbatch}
+    if profile.reservation:
+        more["reservation"] = profile.reservation
+    executor.update_parameters(
+        job_name=f"{unit.run.name}-{unit.key}",
+        time=minutes(profile),
+        nodes=shape.nodes,
+        ntasks_per_node=shape.tasks_per_node,
+        cpus_per_task=shape.cpus_per_task,
+        signal_delay_s=profile.signal_s,
+        stderr_to_stdout=True,
+        array_parallelism=profile.at_once or 256,
+        setup=setup(unit, shape, profile, snapshot),
+        teardown=["after $? || break", "done", 'exit "$code"'],
+        srun_args=["--kill-on-bad-exit=1", *profile.srun],
+        additional_parameters=more,
+        **{name: value for name, value in given.items() if value},
+    )
+    return executor
+
+
+def setup(unit: Unit, shape: Shape, profile: Profile, snapshot: Path) -> list[str]:
+    """The lines before srun: the profile's own, what the job needs to know, and the loop around the ranks (launch/batch.sh)."""
+    environment = {
+        **KEEP_MEMORY,
+        "OMP_NUM_THREADS": str(shape.cpus_per_task),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # a job started inside a checkout must not import from it
+        "PYTHONPATH": str(snapshot),
+        "ACSAR_LOGS": str(unit.logs),
+        "ACSAR_PYTHON": python_of(profile),
+        **profile.environment,
+    }
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    return [*profile.setup, *exports, f". {shlex.quote(str(snapshot / 'launch' / 'batch.sh'))}", "while begin; do"]
+
+
+def script(unit: Unit, shape: Shape, profile: Profile, snapshot: Path, parts: int = 1) -> str:
+    """The text of the batch script, for people; nothing is submitted."""
+    executor = executor_of(unit, shape, profile, snapshot)
+    if parts > 1:
+        executor.parameters["map_count"] = parts
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")  # submitit has no public name for it
+    return text
+
+
+def python_of(profile: Profile) -> str:
+    """The shell words that start Python on a node."""
+    return profile.python or shlex.quote(sys.executable)
+
+
+def windows(parts: int, limit: int) -> Iterator[tuple[int, int]]:
+    """(first, count) of consecutive arrays of at most `limit` elements each."""
+    for first in range(0, parts, max(1, limit)):
+        yield first, min(max(1, limit), parts - first)
+
+
+@contextmanager
+def _clean_environment() -> Iterator[None]:
+    """Without the variables of a job that we may be in ourselves; which cluster it is stays said."""
+    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    with clean_env():
+        os.environ.update(kept)
+        yield
+
+
+def _words(error: Exception) -> str:
+    """sbatch's own words in one line."""
+    lines = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line) or type(error).__name__

@@ -28,7 +28,8 @@ from jobs import journal, weights
 from jobs.codec import decode, encode
 from jobs.pretrain import Pretrain, plan
 from jobs.run_folder import RunFolder, read_json
-from jobs.worker import main, write_job
+from jobs.stages import write_job
+from jobs.worker import main
 from shards import protocols
 from shards.errors import InputError
 from shards.manifest import Caption, sha256_of

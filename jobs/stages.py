@@ -1,0 +1,98 @@
+"""The stages of a comparison by name: which dataclass each is, how one part of it is run, which file says that it is finished.
+
+A description is the stage's dataclass as JSON (jobs/codec.py), with paths that do not depend on a working directory.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.codec import decode, encode
+from jobs.run_folder import read_json, write_json
+from shards.errors import InputError
+
+Description = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. Its module is imported when it is run: looking at what is finished needs no torch."""
+
+    module: str
+    name: str  # of the dataclass
+    run: Callable[[Any, str], Any]  # (job, part) -> what the part came to
+    finished: Callable[[Description, str], bool]
+
+
+def write_job(job: Any, path: Path) -> Path:
+    """Write a stage's dataclass as a description; returns the path."""
+    write_json(path, encode(job))
+    return path
+
+
+def run(stage: str, description: Path, part: str) -> Any:
+    """Run one part ("" = all of it) of the described job in this process; what it came to, as JSON values.
+
+    Raises InputError for what the user can mend."""
+    if not description.is_file():
+        raise InputError(f"{description} does not exist; it is the JSON file that a launch script writes for its workers")
+    known = STAGES[stage]
+    job = decode(getattr(importlib.import_module(known.module), known.name), read_json(description))
+    return known.run(job, part)
+
+
+def finished(stage: str, description: Path, part: str) -> bool:
+    """Has this part been done to its end? A description that another stage has yet to write says no."""
+    if not description.is_file():
+        return False
+    done: bool = STAGES[stage].finished(read_json(description), part)
+    return done
+
+
+def _prepared(job: Description, part: str) -> bool:
+    return Path(job["job"]["runs"], job["job"]["name"], "job.json").is_file()
+
+
+def _probed(job: Description, part: str) -> bool:
+    run = _run_of(job)
+    return Path(run, "probe", job["protocol"] or _protocol(run), f"{part}.json").is_file()
+
+
+def _fused(job: Description, part: str) -> bool:
+    """The fused number stands, and every stream in it is the one that was probed last."""
+    run = _run_of(job)
+    protocol = job["protocol"] or _protocol(run)
+    fused = run / "fuse" / f"{protocol}.json"
+    if not fused.is_file():
+        return False
+    wanted = job["streams"] or [probed.stem for probed in (run / "probe" / protocol).glob("*.json")]
+    encoders: dict[str, str] = read_json(fused)["encoders"]
+    probes = {stream: run / "probe" / protocol / f"{stream}.json" for stream in wanted}
+    return all(path.is_file() and read_json(path)["encoder_sha256"] == encoders.get(stream) for stream, path in probes.items())
+
+
+def _run_of(job: Description) -> Path:
+    return Path(job["run"])
+
+
+def _protocol(run: Path) -> str:
+    """The protocol of a run: what its streams were trained by."""
+    for config in sorted(run.glob("*/config.json")):
+        return str(read_json(config)["job"]["protocol"])
+    return ""
+
+
+STAGES = {
+    "pack": Stage("jobs.pack", "Pack", lambda job, part: job(), lambda job, part: (Path(job["out"]) / "manifest.json").is_file()),
+    "pretrain": Stage(
+        "jobs.pretrain",
+        "Pretrain",
+        lambda job, part: job(part),
+        lambda job, part: (Path(job["runs"]) / job["name"] / part / "result.json").is_file(),
+    ),
+    "prepare": Stage("jobs.prepare", "Prepare", lambda job, part: job(), _prepared),
+    "probe": Stage("jobs.probe", "Probe", lambda job, part: (replace(job, streams=(part,)) if part else job)(print), _probed),
+    "fuse": Stage("jobs.fuse", "Fuse", lambda job, part: job(), _fused),
+}

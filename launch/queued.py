@@ -1,0 +1,91 @@
+"""Units of a comparison in Slurm's queue: submit what is missing, say where everything is, wait if asked to."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs import stages
+from jobs.pretrain import STREAMS, Pretrain
+from launch import scheduler
+from launch.data import say
+from launch.profiles import Profile
+from launch.progress import Display
+from launch.snapshot import snapshot
+from launch.submission import Shape, submit
+from launch.tracking import tracked
+from launch.unit import Unit
+from launch.view import ALIVE, Slurm, UnitView, look
+
+ASK_EVERY = 10.0  # seconds between two questions to the scheduler while waiting
+POLL = 1.0
+DONE = ("finished", "stopped")  # states of units with which all is well
+
+
+def submit_streams(job: Pretrain, shape: Shape, profile: Profile, after: Sequence[str] = ()) -> dict[str, list[str]]:
+    """A job for every stream that is neither finished nor in the queue; {stream: job ids} of those that are in the queue now.
+
+    Raises InputError with the scheduler's words when it refuses; streams that were submitted before that stay."""
+    run = job.runs / job.name
+    code = snapshot(job.runs)
+    units = {stream: Unit(run, stream) for stream in job.streams}
+    return {s: submit_missing(unit, "pretrain", run / "job.json", [s], shape, profile, code, after) for s, unit in units.items()}
+
+
+def submit_missing(
+    unit: Unit, stage: str, description: Path, parts: Sequence[str], shape: Shape, profile: Profile, code: Path, after: Sequence[str] = ()
+) -> list[str]:
+    """Submit the parts of a unit that are neither finished nor in the queue, and say so; the job ids that are in the queue now."""
+    earlier, queued = unit.submitted(), in_queue(unit)
+    missing = [part for part in parts if part not in queued and not stages.finished(stage, description, part)]
+    for job in queued.values():
+        say(f"{unit.key}: job {job} is in the queue already")
+    if not missing:
+        if not queued:
+            say(f"{unit.key}: finished before")
+        return list(queued.values())
+    submission = submit(unit, stage, description, missing, shape, profile, code, after, earlier=earlier)
+    jobs = [job for job, _, _ in submission.jobs]
+    waits = f" after {', '.join(after)}" if after else ""
+    say(f"{unit.key}: job {', '.join(jobs)}{waits}, log {unit.log(submission.job_of(0))}")
+    return [*queued.values(), *jobs]
+
+
+def in_queue(unit: Unit) -> dict[str, str]:
+    """{part: job id} of the unit's newest submission, where the job is not over yet."""
+    submission = unit.submitted()
+    if submission is None:
+        return {}
+    known = scheduler.jobs(submission.job_ids())
+    parts = dict(zip(submission.parts, submission.job_ids()))
+    return {part: job for part, job in parts.items() if job in known and not scheduler.over(known[job].state)}
+
+
+def wait(run: Path, keys: Sequence[str], until: int, track: bool) -> list[UnitView]:
+    """Stay until nobody works on any of these units any more, under a live display of the streams; what each came to.
+
+    Ctrl-C leaves the display, not the jobs."""
+    slurm, streams = Slurm(every=ASK_EVERY), tuple(key for key in keys if key in STREAMS)
+    try:
+        with tracked(run.parent, run.name, track), Display(run, streams, until) as display:
+            while True:
+                views = [view for view in look(run, slurm) if view.key in keys]
+                ended = {view.key: 0 for view in views if view.state not in ALIVE}
+                display.show({view.key for view in views if view.state == "running"}, ended)
+                if len(ended) == len(keys):
+                    break
+                time.sleep(POLL)
+    except KeyboardInterrupt:
+        say("the jobs go on without this display")
+        raise
+    for view in views:
+        say(f"{view.key}: {view.state}" + (f": {view.why}" if view.why else ""))
+    return views
+
+
+def what_next(run: Path) -> None:
+    """The commands that a person wants after submitting."""
+    where = "" if run.parent == Path("runs").resolve() else f" --runs {run.parent}"
+    say(f"follow:    python launch/status.py {run.name}{where} --watch")
+    say(f"logs:      python launch/logs.py {run.name}{where} --follow")
+    say(f"cancel:    python launch/cancel.py {run.name}{where}")
+    say(f"dashboard: python launch/dashboard.py --name {run.name}{where}")
