@@ -158,9 +158,9 @@ class Box:
                 self._wait(lambda: not self.run("squeue", "-h"), 10, "slurmctld")
         index = next((i for i, root in _bridges().items() if root == self.root), None)
         for name in _namespaces(index):
-            _end(_inside(name))
+            _kill(_inside(name))
         for daemon in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
-            _end([pid for pid in [self._pid(daemon)] if pid])
+            _end(self._pid(daemon))
         for name in _namespaces(index):
             _ip("netns", "del", name)
         if index is not None:
@@ -188,9 +188,7 @@ class Box:
 
     def kill_node(self, node: str) -> None:
         """kill -9 everything on the node, as a power cut does; its private disk is empty when slurmd starts again."""
-        for pid in self.pids(node):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(self.pids(node))
 
     def start_slurmd(self, node: str) -> None:
         """Start the node's slurmd; one that runs stays as it is."""
@@ -228,14 +226,13 @@ class Box:
         """Mend what is broken, cancel every job, end what still runs on the nodes, and wait until all nodes are idle."""
         for node in self.names:
             self.mend(node)
+            self.start_slurmd(node)
         if self.run("squeue", "-h"):
             self.run("scancel", "--user=root")
-            self._wait(lambda: not self.run("squeue", "-h", "-t", "PD,R,S,CF"), patience, "slurmctld")
-        if self.idle() < self.nodes:
-            # a job that slurmctld gave up may still run on a node that came back
-            _end([pid for node in self.names for pid in self.pids(node) if pid != self._pid(f"slurmd.{node}")])
-        for node in self.names:
-            self.start_slurmd(node)
+            with suppress(BoxError):
+                self._wait(lambda: not self.run("squeue", "-h"), 15, "slurmctld")
+        # what slurmctld gave up, or was started behind its back, may still run
+        _kill([pid for node in self.names for pid in self.pids(node) if pid != self._pid(f"slurmd.{node}")])
         for node, state in self.states().items():
             if state.startswith("dr"):
                 self.run("scontrol", "update", f"nodename={node}", "state=resume")
@@ -448,7 +445,7 @@ def _bridges() -> dict[int, Path]:
 
 def _namespaces(index: int | None) -> list[str]:
     names = [line.split()[0] for line in _ip("netns", "list").splitlines()] if index is not None else []
-    return [name for name in names if name.startswith(f"acsar{index}-")]
+    return sorted((name for name in names if name.startswith(f"acsar{index}-")), key=lambda name: int(name.partition("-n")[2]))
 
 
 def _inside(namespace: str) -> list[int]:
@@ -477,16 +474,26 @@ def _lives(life: str) -> bool:
     return not _gone(pid) and _life(pid) == life
 
 
-def _end(pids: list[int], patience: float = 5.0) -> None:
-    """SIGTERM, and SIGKILL for those that stay."""
-    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, patience)):
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not all(_gone(pid) for pid in pids):
-            time.sleep(0.05)
-        pids = [pid for pid in pids if not _gone(pid)]
+def _end(pid: int | None) -> None:
+    """SIGTERM, and SIGKILL when it stays."""
+    if pid is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 5
+    while time.monotonic() < end and not _gone(pid):
+        time.sleep(0.05)
+    _kill([pid])
+
+
+def _kill(pids: list[int]) -> None:
+    """SIGKILL, and wait until they are gone."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 5
+    while time.monotonic() < end and not all(_gone(pid) for pid in pids):
+        time.sleep(0.02)
 
 
 def main(words: list[str] | None = None) -> int:
