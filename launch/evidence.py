@@ -191,7 +191,7 @@ def _status(journal: Path) -> str:
 
 def _cancelled(unit: Unit, job: str) -> bool:
     """launch/cancel.py names the job, or the array that it is an element of."""
-    named = set(re.findall(r"[\d_]+", _tail(unit.cancelled)))
+    named = _or_none(lambda: set(read_json(unit.cancelled)["jobs"])) or set()
     return bool(named & {job, job.split("_")[0]})
 
 

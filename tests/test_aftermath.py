@@ -220,10 +220,10 @@ def test_ends_that_count(tmp_path: Path) -> None:
     assert [one.tag for one in found.earlier] == ["5.0.1", "7.0.1", "7.0.9", "7.0.10", "7.1.1"]
 
 
-@pytest.mark.parametrize("named", ['{"jobs": ["7"]}', '["7_3"]', '{"7": 1}'])
+@pytest.mark.parametrize("named", ["7", "7_3"])
 def test_cancelled_jobs_are_known(tmp_path: Path, named: str) -> None:
     made = unit(tmp_path)
-    made.cancelled.write_text(named)
+    write_json(made.cancelled, {"jobs": ["5", named], "attempt": 73})
     assert collect(made, 0, {**ENVIRONMENT, "ACSAR_TAG": "7_3.0.1"}).cancelled
     assert not collect(made, 0, {**ENVIRONMENT, "ACSAR_TAG": "73.0.1"}).cancelled
 
