@@ -210,9 +210,11 @@ def _accounted(ids: Iterable[str]) -> dict[str, Job]:
     bases = ",".join(sorted({job.split("_")[0] for job in ids}))
     form = ("--noheader", "--allocations", "--parsable2", "--duplicates", f"--format={ACCOUNT_FIELDS}")
     try:
-        return read_accounts(ask("sacct", *form, f"--jobs={bases}"))
+        known = read_accounts(ask("sacct", *form, f"--jobs={bases}"))
     except InputError:
         return {}
+    # a job that the controller has forgotten neither waits nor runs, however late the accounting is
+    return {job: one for job, one in known.items() if over(one.state)}
 
 
 def _elements(job: str) -> list[str]:

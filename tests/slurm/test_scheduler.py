@@ -52,7 +52,7 @@ def test_an_array(box: Box) -> None:
     states = {job: one.state for job, one in jobs([array]).items()}
     assert states == {f"{array}_{i}": "FAILED" if i == 1 else "COMPLETED" for i in range(6)}
     cancel([f"{held}_1"])
-    assert state(f"{held}_1") == ""  # Slurm forgets at once what never started
+    wait_for(lambda: state(f"{held}_1") == "", 30)  # Slurm forgets at once what never started
     assert [state(f"{held}_{i}") for i in (0, 2, 3)] == ["PENDING"] * 3
     cancel([held])
     wait_for(lambda: state(f"{held}_3") == "CANCELLED", 30)
