@@ -93,7 +93,7 @@ class Box:
     @property
     def index(self) -> int:
         """The number that tells boxes apart. Raises BoxError when the box is down."""
-        for index, root in _bridges().items():
+        for index, root in bridges().items():
             if root == self.root:
                 return index
         raise BoxError(f"no box at {self.root}; python {__file__} up --root {self.root}")
@@ -132,8 +132,8 @@ class Box:
             return self
         self.down()
         self._folders()
-        index = self._claim()
         try:
+            index = self._claim()
             for k in range(1, self.nodes + 1):
                 self._link(index, k)
             self._configure(index)
@@ -156,7 +156,7 @@ class Box:
             with suppress(subprocess.SubprocessError):
                 self.run("scancel", "--user=root")
                 self._wait(lambda: not self.run("squeue", "-h"), 10, "slurmctld")
-        index = next((i for i, root in _bridges().items() if root == self.root), None)
+        index = next((i for i, root in bridges().items() if root == self.root), None)
         for name in _namespaces(index):
             _kill(_inside(name))
         for daemon in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
@@ -286,12 +286,14 @@ class Box:
         for index in range(1, 250):
             if f"10.77.{index}." in _ip("-o", "addr"):
                 continue
-            with suppress(BoxError):
+            try:
                 _ip("link", "add", f"acsarbr{index}", "type", "bridge")
-                _ip("link", "set", f"acsarbr{index}", "alias", str(self.root))
-                _ip("addr", "add", f"10.77.{index}.254/24", "dev", f"acsarbr{index}")
-                _ip("link", "set", f"acsarbr{index}", "up")
-                return index
+            except BoxError:
+                continue
+            _ip("link", "set", f"acsarbr{index}", "alias", str(self.root))
+            _ip("addr", "add", f"10.77.{index}.254/24", "dev", f"acsarbr{index}")
+            _ip("link", "set", f"acsarbr{index}", "up")
+            return index
         raise BoxError("no network 10.77.K is free, or bridges are not allowed here (ip link add acsarbr1 type bridge)")
 
     def _link(self, index: int, k: int) -> None:
@@ -411,7 +413,7 @@ class Box:
 def sweep() -> list[Path]:
     """Take down every owned box whose process is gone, such as those of a killed test session. Returns their folders."""
     swept = []
-    for root in list(_bridges().values()):
+    for root in list(bridges().values()):
         owner = root / "etc" / "box"
         if owner.is_file() and owner.read_text() and not _lives(owner.read_text()):
             Box(root).down()
@@ -424,7 +426,7 @@ def _path() -> str:
 
 
 def _port(index: int, which: int) -> int:
-    return 21000 + 10 * index + which
+    return 17000 + 10 * index + which  # jobs listen above
 
 
 def _ip(*words: str) -> str:
@@ -434,7 +436,7 @@ def _ip(*words: str) -> str:
     return done.stdout
 
 
-def _bridges() -> dict[int, Path]:
+def bridges() -> dict[int, Path]:
     """{index: folder} of every box of this machine."""
     if shutil.which("ip", path=_path()) is None:
         return {}

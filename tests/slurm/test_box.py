@@ -31,10 +31,11 @@ def read(path: Path) -> bytes:
 
 
 def left_of(root: Path, index: int) -> list[str]:
-    """What a box that is down should not have left."""
+    """What a box that is down should not have left. Its number may have been taken by a box of somebody else at once."""
     names = [line.split()[0] for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.splitlines()]
     links = sorted(path.name for path in Path("/sys/class/net").iterdir())
-    mine = [name for name in names + links if name.startswith((f"acsar{index}-", f"acsar{index}v", f"acsarbr{index}"))]
+    ours = boxes.bridges().get(index, root) == root
+    mine = [name for name in names + links if ours and name.startswith((f"acsar{index}-", f"acsar{index}v", f"acsarbr{index}"))]
     return mine + [str(pid) for pid in of_box(root)] + [str(root)] * root.exists()
 
 
