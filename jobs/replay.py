@@ -49,6 +49,7 @@ class Entry:
     source: str
     mark: str
     points: tuple[Point, ...]
+    by_step: bool = False  # a curve: what the tracker has up to a step is not told again, whatever the marks say
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,23 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Known:
-    """A stream that was told to its end before: only what its comparison needs of it."""
+class Course:
+    """How a stream goes or went: what its comparison needs of it. Times in milliseconds."""
 
     status: str
     began: int
     ended: int | None
+
+
+# (RUNS/NAME/STREAM, its newest start record or None, the end record after it or None) -> SCHEDULED, RUNNING or KILLED by somebody
+# who knows more than the journal (a scheduler, the host itself); None: the journal's own word holds
+Witness = Callable[[Path, journal.Record | None, journal.Record | None], str | None]
+
+
+def this_host(stream: Path, start: journal.Record | None, end: journal.Record | None) -> str | None:
+    """What this host's processes say of a stream that has begun and not ended."""
+    alive = None if start is None or end is not None else process_alive(start)
+    return None if alive is None else RUNNING if alive else KILLED
 
 
 def process_alive(start: Mapping[str, Any]) -> bool | None:
@@ -91,51 +103,75 @@ def process_alive(start: Mapping[str, Any]) -> bool | None:
 
 
 def comparisons(runs: Path) -> list[str]:
-    """Names of the comparisons in RUNS (a folder with a stream or a probe in it), the newest stream last."""
+    """Names of the comparisons in RUNS (a folder with a job, a stream or a probe in it), the newest stream last."""
     found: dict[Path, float] = {}
     for path in runs.glob("*/*/config.json"):
         if path.parent.name in STREAMS:
             found[path.parent.parent] = max(found.get(path.parent.parent, 0.0), path.stat().st_mtime)
+    for path in runs.glob("*/job.json"):
+        found.setdefault(path.parent, path.stat().st_mtime)
     for path in runs.glob("*/probe/*/*.json"):
         found.setdefault(path.parents[2], 0.0)
     return [folder.name for folder, _ in sorted(found.items(), key=lambda item: (item[1], item[0].name))]
 
 
 def streams(comparison: Path) -> list[str]:
-    """The streams of RUNS/NAME that have a configuration, in the usual order."""
-    return [name for name in STREAMS if (comparison / name / "config.json").is_file()]
+    """The streams of RUNS/NAME that have a configuration or wait in a scheduler's queue for it, in the usual order."""
+    return [name for name in STREAMS if _config(comparison / name).is_file()]
+
+
+def _config(stream: Path) -> Path:
+    """The stream's configuration; before its first start, what was submitted for it."""
+    folder = RunFolder(stream)
+    return folder.config if folder.config.is_file() else folder.logs / "submission.json"
 
 
 def state(comparison: Path, stream: str) -> str:
     """Names and sizes of the files that a stream's part is made of: equal state, equal part."""
     folder = RunFolder(comparison / stream)
-    files = [folder.config, folder.result, *sorted(folder.journal(0).parent.glob("*.jsonl")), *sorted(folder.attempts.glob("*.json"))]
+    files = [
+        _config(folder.path),
+        folder.result,
+        *sorted(folder.journal(0).parent.glob("*.jsonl")),
+        *sorted(folder.attempts.glob("*.json")),
+    ]
     files += sorted((comparison / "probe").glob(f"*/{stream}.json"))
     seen = [(path.name, stat.st_size, stat.st_mtime_ns) for path in files if path.is_file() for stat in [path.stat()]]
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
-def stream_part(
-    comparison: Path, stream: str, marks: Marks, alive: Callable[[Mapping[str, Any]], bool | None] = process_alive
-) -> Part:
+def course(comparison: Path, stream: str, witness: Witness = this_host) -> Course:
+    """How RUNS/NAME/STREAM goes or went. Raises InputError when a file is damaged."""
+    return _course(RunFolder(comparison / stream), journal.read(comparison / stream), witness)
+
+
+def _course(folder: RunFolder, records: list[journal.Record], witness: Witness) -> Course:
+    start, end = _ends(records)
+    if (end is not None and end["status"] == "finished") or (end is None and folder.result.is_file()):
+        status = FINISHED
+    else:
+        own = STATUS.get(str(end["status"]), FAILED) if end is not None else SCHEDULED if start is None else RUNNING
+        status = witness(folder.path, start, end) or own
+    times = [record["time"] for record in records]
+    began = _ms(min(times)) if times else _mtime(_config(folder.path))
+    return Course(status, began, None if status in (SCHEDULED, RUNNING) else _ms(max(times)) if times else began)
+
+
+def _ends(records: list[journal.Record]) -> tuple[journal.Record | None, journal.Record | None]:
+    """The newest start, and the end that came after it."""
+    start, end = journal.last(records, "start"), journal.last(records, "end")
+    return start, None if start is not None and end is not None and end["attempt"] < start["attempt"] else end
+
+
+def stream_part(comparison: Path, stream: str, marks: Marks, witness: Witness = this_host) -> Part:
     """RUNS/NAME/STREAM: parameters, the journal's numbers, the probes' numbers beside them, and how it ended.
 
     Raises InputError when a file is damaged."""
     folder = RunFolder(comparison / stream)
-    config = read_json(folder.config)
+    config = read_json(folder.config) if folder.config.is_file() else {}
     records = journal.read(folder.path)
-    start = journal.last(records, "start")
-    end = journal.last(records, "end")
-    if start is not None and end is not None and end["attempt"] < start["attempt"]:
-        end = None
-    if end is not None:
-        status = STATUS.get(str(end["status"]), FAILED)
-    elif folder.result.is_file():
-        status = FINISHED
-    elif start is None:
-        status = SCHEDULED
-    else:
-        status = KILLED if alive(start) is False else RUNNING
+    start, end = _ends(records)
+    how = _course(folder, records, witness)
     params, tags = _facts(config)
     params["stream"] = stream
     if start is not None:
@@ -145,20 +181,19 @@ def stream_part(
         tags |= {"end": str(end["status"]), "end.message": str(end.get("message") or "")}
     entries = [*_step_entries(records, marks), *_eval_entries(records, marks)]
     if end is not None and int(marks.get("end", 0)) < end["attempt"]:
-        entries.append(Entry("end", str(end["attempt"]), tuple(_summary(records, end))))
+        entries.append(Entry("end", str(end["attempt"]), tuple(_summary(records, end)), by_step=True))
     for path in sorted((comparison / "probe").glob(f"*/{stream}.json")):
         prefix = _prefix(path.parent.name, params)
         for entry in _document(path, f"probe/{path.parent.name}", marks, prefix):
             kept = tuple(point for point in entry.points if BESIDE.fullmatch(point.key.removeprefix(prefix)))
             entries.append(dataclasses.replace(entry, points=kept))
-    times = [record["time"] for record in records]
     return Part(
         key=stream,
         title=f"{stream} {comparison.name}",
         kind="stream",
-        status=status,
-        began=_ms(min(times)) if times else _mtime(folder.config),
-        ended=_ms(max(times)) if times and status in (FINISHED, FAILED, KILLED) else None,
+        status=how.status,
+        began=how.began,
+        ended=how.ended,
         params=params,
         tags={**tags, "stream": stream},
         entries=tuple(entries),
@@ -198,9 +233,10 @@ def probe_parts(comparison: Path, marks: Mapping[str, Marks]) -> list[Part]:
     return parts
 
 
-def comparison_part(comparison: Path, children: Sequence["Part | Known"], marks: Marks) -> Part:
+def comparison_part(comparison: Path, children: Sequence[Part | Course], marks: Marks) -> Part:
     """The whole of RUNS/NAME: what its streams share, fused and single numbers, figures; `children` are all its streams."""
-    configs = {stream: _facts(read_json(comparison / stream / "config.json")) for stream in streams(comparison)}
+    paths = {stream: comparison / stream / "config.json" for stream in streams(comparison)}
+    configs = {stream: _facts(read_json(path)) for stream, path in paths.items() if path.is_file()}
     shared: dict[str, str] = {}
     tags: dict[str, str] = {}
     if configs:
@@ -218,8 +254,8 @@ def comparison_part(comparison: Path, children: Sequence["Part | Known"], marks:
         entries += _document(path, f"fuse/{path.stem}", marks, _prefix(path.stem, shared) + "fused_")
     ends = [child.ended or child.began for child in children]
     known = {child.status for child in children}
-    status = next((s for s in (RUNNING, FAILED, KILLED, SCHEDULED) if s in known), FINISHED)
-    if known == {SCHEDULED, FINISHED}:
+    status = next((s for s in (RUNNING, FAILED, KILLED, FINISHED) if s in known), SCHEDULED)
+    if SCHEDULED in known and len(known) > 1:
         status = RUNNING
     return Part(
         key="",
@@ -228,7 +264,7 @@ def comparison_part(comparison: Path, children: Sequence["Part | Known"], marks:
         status=status,
         began=min((child.began for child in children), default=_mtime(comparison)),
         ended=None if status in (RUNNING, SCHEDULED) else max(ends, default=_mtime(comparison)),
-        params={**shared, "stream": ",".join(configs)},
+        params={**shared, "stream": ",".join(paths)} if configs else {},
         tags={**tags, "mlflow.note.content": _note(comparison)},
         entries=tuple(entries),
         artifacts={f"figures/{path.name}": path for path in sorted((comparison / "figures").glob("*.png"))},
@@ -263,7 +299,7 @@ def _step_entries(records: Sequence[Mapping[str, Any]], marks: Marks) -> list[En
             continue
         waiting.append(record)
         if record["step"] % stretch == 0 or record["step"] == total:
-            entries.append(Entry("step", str(record["step"]), tuple(_step_points(waiting))))
+            entries.append(Entry("step", str(record["step"]), tuple(_step_points(waiting)), by_step=True))
             waiting = []
     return entries
 
@@ -295,6 +331,7 @@ def _eval_entries(records: Sequence[Mapping[str, Any]], marks: Marks) -> list[En
             "eval",
             str(record["step"]),
             tuple(Point(_key(k), float(v), _ms(record["time"]), record["step"]) for k, v in record["metrics"].items() if v is not None),
+            by_step=True,
         )
         for record in records
         if record["type"] == "eval" and record["step"] > told
@@ -414,5 +451,3 @@ def _ms(seconds: float) -> int:
 
 def _mtime(path: Path) -> int:
     return _ms(path.stat().st_mtime)
-
-

@@ -2,9 +2,11 @@
 
 Jobs write journals; `sync` forwards them: a parent run per comparison (RUNS/NAME), a child per stream and probe. Nothing here
 runs inside training, so a tracking server that is slow, locked or gone costs no step.
+
+An sqlite file has one writer at a time, on one host. Several hosts may write to a server at once, and nothing between them is
+locked: they find runs by tags, forward the same journals, and of two runs made for one part at the same moment all keep the same one.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -12,21 +14,19 @@ import getpass
 import json
 import logging
 import os
-import select
 import sqlite3
-import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from jobs import replay
-from jobs.replay import Entry, Known, Part
+from jobs.replay import Course, Entry, Part, Witness
 from jobs.run_folder import read_json, write_json
+from jobs.tracking_address import Address, address, without_secrets
 from shards.errors import InputError
 from shards.manifest import sha256_of
 
@@ -38,11 +38,13 @@ FOLDER = "acsar.folder"  # tag: the comparison's identity, from RUNS/NAME/tracki
 PART = "acsar.part"
 STATE = "acsar.state"
 COLOURS = {"joint": "#0072b2", "bone": "#d55e00", "motion": "#009e73"}  # apart for colour-blind eyes too
-# a server that does not answer is a line in a report, not minutes of waiting; and nobody is told that MLflow is used
+# a server that does not answer is a line in a report, not minutes of waiting; addresses, which may hold a password, are not printed;
+# and nobody is told that MLflow is used
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -63,92 +65,111 @@ class Comparison:
 class SyncReport:
     """What one sync did. `problems` is empty when everything was forwarded."""
 
-    uri: str
+    uri: str  # without credentials
     experiment: str = ""
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     points: int = 0
     artifacts: int = 0
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    why: str = ""  # why it goes elsewhere than into the runs folder
 
     def line(self) -> str:
         """One line for a terminal."""
         news = f"{self.points} new points, {self.artifacts} new files"
-        done = f"{len(self.comparisons)} comparison(s), {news} -> {self.uri} ({self.seconds:.1f} s)"
-        return done if not self.problems else f"{done}; not forwarded: {'; '.join(self.problems)}"
+        words = [f"{len(self.comparisons)} comparison(s), {news} -> {self.uri} ({self.seconds:.1f} s)"]
+        words += [self.why] if self.why else []
+        words += [f"not forwarded: {'; '.join(self.problems)}"] if self.problems else []
+        return "; ".join(words)
 
 
-def tracking_uri(runs: Path, uri: str | None = None) -> str:
-    """The tracker's address: as given, else $MLFLOW_TRACKING_URI, else an sqlite file in the runs folder."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.resolve() / 'mlflow.db'}"
-
-
-def sync(runs: Path, uri: str | None = None, name: str | None = None, wait: float = 10.0) -> SyncReport:
+def sync(
+    runs: Path, uri: str | None = None, name: str | None = None, wait: float = 10.0, stream: str = "", witness: Witness = replay.this_host
+) -> SyncReport:
     """Forward what RUNS/NAME (default: every comparison in RUNS) tells and MLflow does not know yet.
 
     Idempotent; a sync that was interrupted is completed by the next one. What MLflow or the network refuse, and damaged files,
-    are `problems` of the report and raise nothing. `wait`: seconds to wait for another sync of the same RUNS to end."""
+    are `problems` of the report and raise nothing. `wait`: seconds to wait for another sync to the same sqlite file to end;
+    `stream`: of the children only this one is forwarded; `witness` knows about runs whose journal has no end."""
     began = time.monotonic()
-    report = SyncReport(tracking_uri(runs, uri))
+    report = SyncReport("")
     names = [one for one in replay.comparisons(runs) if name in (None, one)]
-    if names:
-        try:
-            with _turn(runs, wait):
-                _sync(runs, names, report)
-        except _trouble() as error:
-            report.problems.append(_reason(error))
+    try:
+        where = address(runs, uri)
+        report.uri, report.why = without_secrets(where.uri), where.why
+        if names:
+            with _turn(where, wait):
+                _sync(runs, where, names, stream, witness, report)
+    except InputError as error:
+        report.problems.append(str(error))
+    except _trouble() as error:
+        report.problems.append(_reason(error))
     report.seconds = time.monotonic() - began
     return report
 
 
-def _sync(runs: Path, names: Sequence[str], report: SyncReport) -> None:
-    tracker = _Tracker.open(runs, report.uri)
+def _sync(runs: Path, where: Address, names: Sequence[str], stream: str, witness: Witness, report: SyncReport) -> None:
+    for one in names:
+        identity_of(runs / one)
+    tracker = _Tracker.open(runs, where)
     report.experiment = tracker.experiment
     for one in names:
         try:
-            report.comparisons[one] = _forward(tracker, runs / one, report)
+            report.comparisons[one] = _forward(tracker, runs / one, stream, witness, report)
         except InputError as error:
             report.problems.append(str(error))
 
 
-def _forward(tracker: "_Tracker", folder: Path, report: SyncReport) -> Comparison:
+def _forward(tracker: "_Tracker", folder: Path, only: str, witness: Witness, report: SyncReport) -> Comparison:
     """One comparison: its streams and probes first say what is new, then the parent and they are told."""
-    identity = _identity(folder)
+    identity = identity_of(folder)
     known = tracker.known(identity, folder.name)
     marks = {part: _marks(run) for part, run in known.items()}
+    streams = replay.streams(folder)
     news: list[Part] = []
-    told: dict[str, Known] = {}
-    for stream in replay.streams(folder):
+    others: dict[str, Course] = {}
+    for stream in streams:
         state = replay.state(folder, stream)
         run = known.get(stream)
-        if run is not None and run.data.tags.get(STATE) == state and run.info.status == replay.FINISHED:
-            told[stream] = Known(run.info.status, run.info.start_time, run.info.end_time)
+        if only not in ("", stream):
+            others[stream] = replay.course(folder, stream, witness)
+        elif run is not None and run.data.tags.get(STATE) == state and run.info.status == replay.FINISHED:
+            others[stream] = Course(run.info.status, run.info.start_time, run.info.end_time)
         else:
-            part = replay.stream_part(folder, stream, marks.get(stream, {}))
+            part = replay.stream_part(folder, stream, marks.get(stream, {}), witness)
             news.append(dataclasses.replace(part, tags={**part.tags, STATE: state}))
-    of_streams: list[Part | Known] = [*news, *told.values()]
-    probes = replay.probe_parts(folder, marks)
-    whole = replay.comparison_part(folder, of_streams or probes, marks.get("", {}))
+    probes = [] if only else replay.probe_parts(folder, marks)
+    children: list[Part | Course] = [*news, *others.values()]
+    whole = replay.comparison_part(folder, children or probes, marks.get("", {}))
     parent = known.get("") or tracker.create(whole, identity, folder.name, None)
-    ids = {stream: known[stream].info.run_id for stream in told}
     for part in [*news, *probes]:
-        run = known.get(part.key) or tracker.create(part, identity, folder.name, parent.info.run_id)
-        ids[part.key] = run.info.run_id
-        tracker.tell(run, part, report)
+        known[part.key] = known.get(part.key) or tracker.create(part, identity, folder.name, parent.info.run_id)
+        tracker.tell(known[part.key], _below(part, parent), report)
     tracker.tell(parent, whole, report)
-    metrics = {stream: set(known[stream].data.metrics) if stream in known else set() for stream in replay.streams(folder)}
+    if only and whole.ended is None and any(part.ended is not None for part in news):
+        # the streams' last forwarders may end at the same moment, each too early for the other's end: whoever writes last looks again
+        now = replay.comparison_part(folder, [replay.course(folder, stream, witness) for stream in streams], marks.get("", {}))
+        if now.status != whole.status:
+            tracker.settle(parent.info.run_id, now)
+    metrics = {stream: set(known[stream].data.metrics) if stream in known else set() for stream in streams}
     for part in news:
         metrics[part.key] |= {point.key for entry in part.entries for point in entry.points}
-    if metrics:
-        tracker.view(identity, folder.name, set.intersection(*metrics.values()))
+    begun = [keys for keys in metrics.values() if keys]
+    if begun:
+        tracker.view(identity, folder.name, set.intersection(*begun))
     return Comparison(
         name=folder.name,
         parent=parent.info.run_id,
-        streams={stream: ids[stream] for stream in replay.streams(folder)},
-        probes={key.removeprefix("probe/"): run_id for key, run_id in ids.items() if key.startswith("probe/")},
+        streams={stream: known[stream].info.run_id for stream in streams if stream in known},
+        probes={part.key.removeprefix("probe/"): known[part.key].info.run_id for part in probes},
         view=identity,
-        running=any(child.status == replay.RUNNING for child in of_streams),
+        running=whole.ended is None,
     )
+
+
+def _below(part: Part, parent: Any) -> Part:
+    """The part as this parent's child."""
+    return dataclasses.replace(part, tags={**part.tags, "mlflow.parentRunId": parent.info.run_id})
 
 
 @dataclass(frozen=True)
@@ -160,23 +181,23 @@ class _Tracker:
     tags: dict[str, str]  # of the experiment
 
     @classmethod
-    def open(cls, runs: Path, uri: str) -> "_Tracker":
+    def open(cls, runs: Path, where: Address) -> "_Tracker":
         """Connect; makes the database and the experiment at first use (5-7 s)."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        if uri.startswith("sqlite:///"):
-            _readable(Path(uri.removeprefix("sqlite:///")))
+        if where.database is not None:
+            _readable(where.database)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        client = mlflow.MlflowClient(tracking_uri=uri)
+        client = mlflow.MlflowClient(tracking_uri=where.uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return cls(client, experiment.experiment_id, experiment.tags)
         # with a server, the server says where artifacts lie
-        location = (runs.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        location = (runs.resolve() / "mlartifacts").as_uri() if where.database is not None else None
         try:
             # the tag opens MLflow's pages for training, not those for language models
             tags = {"mlflow.experimentKind": "custom_model_development"}
@@ -188,20 +209,35 @@ class _Tracker:
             return cls(client, experiment.experiment_id, experiment.tags)  # another host was quicker
 
     def known(self, identity: str, name: str) -> dict[str, Any]:
-        """The runs of this comparison by part key, deleted ones too: what somebody deleted is not made again."""
+        """The runs of this comparison by part key, deleted ones too: what somebody deleted is not made again.
+
+        Of several active ones for a part (two hosts made one each at the same moment) one is kept, the same by everybody, and the
+        others are deleted: the journal is forwarded to the one that stays, whatever the others had got."""
+        from mlflow.entities import LifecycleStage
+
+        found: dict[str, Any] = {}
+        for run in self._search(f"tags.`{FOLDER}` = '{identity}'"):
+            if run.data.tags.get("comparison") != name:
+                continue
+            before = found.get(run.data.tags[PART])
+            if before is None or before.info.lifecycle_stage != LifecycleStage.ACTIVE:
+                found[run.data.tags[PART]] = run
+            elif run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+                self.client.delete_run(run.info.run_id)
+        return found
+
+    def _search(self, query: str) -> list[Any]:
+        """All runs, by id."""
         from mlflow.entities import ViewType
 
-        query = f"tags.`{FOLDER}` = '{identity}'"
-        found: dict[str, Any] = {}
+        runs: list[Any] = []
         token = None
         while True:
-            page = self.client.search_runs([self.experiment], query, ViewType.ALL, 1000, ["attributes.start_time DESC"], token)
-            for run in page:
-                if run.data.tags.get("comparison") == name:
-                    found[run.data.tags[PART]] = run
+            page = self.client.search_runs([self.experiment], query, ViewType.ALL, 1000, page_token=token)
+            runs += page
             token = page.token
             if not token:
-                return found
+                return sorted(runs, key=lambda run: str(run.info.run_id))
 
     def view(self, identity: str, name: str, metrics: set[str]) -> None:
         """The comparison's charts page, under its identity: streams as parallel coordinates, then bars and curves."""
@@ -216,7 +252,8 @@ class _Tracker:
             tags["mlflow.runColor"] = COLOURS[part.key]
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
-        return self.client.create_run(self.experiment, start_time=part.began, tags=tags, run_name=part.title)
+        self.client.create_run(self.experiment, start_time=part.began, tags=tags, run_name=part.title)
+        return self.known(identity, name)[part.key]  # another host's, when both made one
 
     def tell(self, run: Any, part: Part, report: SyncReport) -> None:
         """Forward one part: parameters once, changed tags, new points in blocks with their marks, new files, the status."""
@@ -235,7 +272,8 @@ class _Tracker:
         for first in range(0, max(len(params), len(changed)), PARAMS):
             self.client.log_batch(run_id, params=params[first : first + PARAMS], tags=changed[first : first + PARAMS])
         marks = _marks(run)
-        for block in _blocks(part.entries):
+        newest = {metric.key: metric.step for metric in run.data.to_proto().metrics}
+        for block in _blocks(_untold(part.entries, newest)):
             marks |= {entry.source: entry.mark for entry in block}
             points = [Metric(p.key, p.value, p.time, p.step) for entry in block for p in entry.points]
             self.client.log_batch(run_id, metrics=points, tags=[RunTag(MARKS, json.dumps(marks))])
@@ -248,12 +286,16 @@ class _Tracker:
                 self.client.set_tag(run_id, MARKS, json.dumps(marks))
                 report.artifacts += 1
         if run.info.status != part.status or (part.ended is not None and run.info.end_time != part.ended):
-            if part.ended is not None:
-                self.client.set_terminated(run_id, part.status, part.ended)
-            else:
-                self.client.update_run(run_id, part.status)
+            self.settle(run_id, part)
         if state is not None and run.data.tags.get(STATE) != state:
             self.client.set_tag(run_id, STATE, state)
+
+    def settle(self, run_id: str, part: Part) -> None:
+        """Set a run's status."""
+        if part.ended is not None:
+            self.client.set_terminated(run_id, part.status, part.ended)
+        else:
+            self.client.update_run(run_id, part.status)
 
 
 def _charts(name: str, metrics: set[str]) -> dict[str, Any]:
@@ -278,6 +320,15 @@ def _charts(name: str, metrics: set[str]) -> dict[str, Any]:
     }
 
 
+def _untold(entries: Sequence[Entry], newest: dict[str, int]) -> list[Entry]:
+    """Entries without the curves' points up to the step that MLflow has: a tracker that died after the points and before their mark
+    leaves no doubles, not even when those steps were done again since."""
+    return [
+        dataclasses.replace(entry, points=tuple(p for p in entry.points if p.step > newest.get(p.key, -1))) if entry.by_step else entry
+        for entry in entries
+    ]
+
+
 def _blocks(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
     """Entries in order, as many together as one request takes."""
     block: list[Entry] = []
@@ -296,18 +347,31 @@ def _marks(run: Any) -> dict[str, str]:
     return dict(json.loads(run.data.tags.get(MARKS, "{}")))
 
 
-def _identity(folder: Path) -> str:
-    """The comparison's own id, made at its first sync: it stays when the runs folder is moved or seen from another host."""
+def identity_of(folder: Path) -> str:
+    """The comparison's own id, made once: it stays when the runs folder is moved or seen from another host."""
     path = folder / "tracking.json"
     if not path.is_file():
-        write_json(path, {"id": uuid.uuid4().hex})
+        draft = folder / f".tracking-{uuid.uuid4().hex}.json"
+        write_json(draft, {"id": uuid.uuid4().hex})
+        try:
+            os.link(draft, path)  # unlike renaming: the first one stays, between hosts too
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            draft.replace(path)
+        draft.unlink(missing_ok=True)
     return str(read_json(path)["id"])
 
 
 @contextlib.contextmanager
-def _turn(runs: Path, wait: float) -> Iterator[None]:
-    """One sync of RUNS at a time on this host; the lock goes with the process."""
-    with (runs / ".tracking.lock").open("w") as file:
+def _turn(where: Address, wait: float) -> Iterator[None]:
+    """One sync to an sqlite file at a time; the lock goes with the process. A server needs none."""
+    if where.database is None:
+        yield
+        return
+    if not where.database.parent.is_dir():
+        raise FileNotFoundError(f"no folder {where.database.parent} for the database")
+    with (where.database.parent / ".tracking.lock").open("w") as file:
         until = time.monotonic() + wait
         while True:
             try:
@@ -315,7 +379,7 @@ def _turn(runs: Path, wait: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise TimeoutError(f"another sync of {runs} is at work since {wait:.0f} s; it forwards the same") from None
+                    raise TimeoutError(f"another sync to {where.database} is at work since {wait:.0f} s; it forwards the same") from None
                 time.sleep(0.1)
         yield
 
@@ -333,119 +397,18 @@ def _readable(database: Path) -> None:
     if database.is_file():
         with contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True, timeout=10)) as connection:
             connection.execute("PRAGMA schema_version")
-    elif not database.parent.is_dir():
-        raise FileNotFoundError(f"no folder {database.parent} for the database")
 
 
 def _reason(error: Exception) -> str:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])
     hint = "; an sqlite file needs a local disk: MLFLOW_TRACKING_URI=sqlite:////local/disk/mlflow.db" if "lock" in first else ""
     return f"{type(error).__name__}: {first[:300]}{hint}"
 
 
 def server_command(runs: Path, uri: str, port: int) -> tuple[list[str], dict[str, str]]:
     """(command, environment) of an MLflow server for a database, reachable from this machine only and without helper processes."""
-    artifacts = runs.resolve() / "mlartifacts"
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--artifacts-destination", str(artifacts)]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--artifacts-destination", str(runs.resolve() / "mlartifacts")]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    return command, {**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-
-
-class Forwarder:
-    """A process of its own that syncs RUNS/NAME every few seconds, and once more at the end.
-
-    It ends when its standard input ends, so also when the launcher is killed; Ctrl-C in the launcher's terminal passes it by."""
-
-    def __init__(self, runs: Path, name: str, uri: str | None = None, every: float = 5.0) -> None:
-        self.runs = runs.resolve()
-        self.name = name
-        self.uri = tracking_uri(self.runs, uri)
-        self.every = every
-        self.process: subprocess.Popen[str] | None = None
-        self.trouble = ""
-
-    def start(self) -> None:
-        """Start watching. What it has to say besides its report goes to RUNS/NAME/logs/tracking.log. Raises nothing: see stop()."""
-        log = self.runs / self.name / "logs" / "tracking.log"
-        # -P: a folder named jobs where the user happens to stand must not be imported
-        command = [sys.executable, "-P", "-m", "jobs.tracking", str(self.runs), "--name", self.name, "--uri", self.uri]
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a") as errors:
-                self.process = subprocess.Popen(
-                    [*command, "--every", str(self.every)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                    start_new_session=True,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                )
-        except OSError as error:
-            self.trouble = f"the forwarder did not start: {error}"
-
-    def stop(self, limit: float = 60.0) -> SyncReport:
-        """Last sync, then the end; after `limit` seconds it is left unfinished, for a later `dashboard.py sync`."""
-        report = SyncReport(self.uri)
-        process, self.process = self.process, None
-        if process is None:
-            report.problems += [self.trouble] if self.trouble else []
-            return report
-        try:
-            out, _ = process.communicate(input="", timeout=limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            report.problems.append(f"MLflow did not take everything within {limit:.0f} s; `python launch/dashboard.py sync` goes on")
-            return report
-        last = out.strip().rpartition("\n")[2]
-        if process.returncode != 0 or not last:
-            report.problems.append(f"forwarder ended with {process.returncode}, see {self.runs / self.name / 'logs' / 'tracking.log'}")
-            return report
-        return _report(json.loads(last))
-
-    def __enter__(self) -> "Forwarder":
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
-
-def _report(document: Mapping[str, Any]) -> SyncReport:
-    found = {name: Comparison(**value) for name, value in document["comparisons"].items()}
-    return SyncReport(**{**document, "comparisons": found})
-
-
-def watch(runs: Path, name: str, uri: str, every: float) -> SyncReport:
-    """Sync until standard input ends, then once more. Takes at most a tenth of a core, however long the journal gets."""
-    points = artifacts = 0
-    problems: list[str] = []
-    while True:
-        ended = bool(select.select([sys.stdin], [], [], 0)[0]) and not sys.stdin.read(1)
-        report = sync(runs, uri, name)
-        points, artifacts = points + report.points, artifacts + report.artifacts
-        if report.problems != problems:
-            print(report.line(), file=sys.stderr, flush=True)
-        problems = report.problems
-        if ended:
-            return dataclasses.replace(report, points=points, artifacts=artifacts)
-        select.select([sys.stdin], [], [], max(every, 9 * report.seconds))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m jobs.tracking RUNS --name NAME`: what Forwarder starts."""
-    parser = argparse.ArgumentParser(description=watch.__doc__)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--uri", required=True)
-    parser.add_argument("--every", type=float, default=5.0)
-    arguments = parser.parse_args(argv)
-    os.nice(10)
-    report = watch(arguments.runs, arguments.name, arguments.uri, arguments.every)
-    print(json.dumps(dataclasses.asdict(report)), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    # everybody on this machine can read a command, so the database's address, which may hold a password, goes another way
+    environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return command, {**os.environ, **ENVIRONMENT, **environment}

@@ -33,8 +33,10 @@ import tyro
 
 from jobs import InputError
 from jobs.replay import comparisons
-from jobs.tracking import Comparison, SyncReport, server_command, sync, tracking_uri
+from jobs.tracking import Comparison, SyncReport, server_command, sync
+from jobs.tracking_address import address, without_secrets
 from launch.cli import finish, parse
+from launch.presence import by_scheduler
 
 FIRST_PORT = 5000
 START_LIMIT = 120.0  # seconds; a cold server takes about ten
@@ -61,22 +63,22 @@ def main(argv: list[str]) -> int:
         raise InputError(f"no runs in {runs}: `python launch/pretrain.py` makes one, --runs names another folder")
     if command.name is not None and command.name not in known:
         raise InputError(f"no comparison {command.name!r} in {runs}; there are {', '.join(known)}")
-    report = sync(runs, name=command.name, wait=60.0)
+    where = address(runs)
+    report = sync(runs, name=command.name, wait=60.0, witness=by_scheduler)
     print(report.line(), flush=True)
     if command.verb == "sync":
         return 1 if report.problems else 0
     chosen = report.comparisons.get(command.name or known[-1])
     if chosen is None:
         raise InputError(f"{report.uri} has no comparison to show; see the reason above")
-    uri = tracking_uri(runs)
-    if uri.startswith(("http://", "https://")):
-        print_pages(uri.rstrip("/"), report.experiment, chosen)
+    if where.server:
+        print_pages(without_secrets(where.uri).replace("***@", "").rstrip("/"), report.experiment, chosen)
         return 0
     port = free_port(command.port)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background jobs start with it ignored
         signal.signal(number, _interrupt)
     try:
-        with server(runs, uri, port) as process:
+        with server(runs, where.uri, port) as process:
             base = f"http://127.0.0.1:{port}"
             print_pages(base, report.experiment, chosen)
             print(f"from another machine:  ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.getfqdn()}")
@@ -95,7 +97,7 @@ def follow(process: "subprocess.Popen[bytes]", runs: Path, command: Dashboard, r
         try:
             process.wait(max(command.every, 9 * report.seconds) if command.every > 0 else None)
         except subprocess.TimeoutExpired:
-            report = sync(runs, name=command.name)
+            report = sync(runs, name=command.name, witness=by_scheduler)
             if report.problems != problems:
                 print(report.line(), flush=True)
             problems = report.problems
@@ -176,8 +178,8 @@ def pages(base: str, experiment: str, chosen: Comparison) -> dict[str, str]:
 
 def print_pages(base: str, experiment: str, chosen: Comparison) -> None:
     """The addresses, one a line."""
-    for what, address in pages(base, experiment, chosen).items():
-        print(f"{chosen.name}, {what + ':':9} {address}", flush=True)
+    for what, page in pages(base, experiment, chosen).items():
+        print(f"{chosen.name}, {what + ':':9} {page}", flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -1,16 +1,19 @@
 """MLflow beside a running comparison: journals are forwarded by a process of their own, and training never waits for it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from jobs.tracking import Forwarder
 from launch.data import say
+from launch.forwarder import Forwarder
+
+PREPARE = 30.0  # seconds that a submission waits for a tracker
 
 
 @contextmanager
-def tracked(runs: Path, name: str, on: bool) -> Iterator[None]:
-    """While inside, RUNS/NAME is synced every few seconds, and once more at the end; says what was forwarded."""
+def tracked(runs: Path, name: str, on: bool, patience: float = 60.0) -> Iterator[None]:
+    """While inside, RUNS/NAME is synced every few seconds, and once more at the end, which may take `patience` seconds; says what was
+    forwarded."""
     if not on:
         yield
         return
@@ -19,4 +22,10 @@ def tracked(runs: Path, name: str, on: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        say(f"tracking: {forwarder.stop().line()}")
+        say(f"tracking: {forwarder.stop(patience).line()}")
+
+
+def prepared(runs: Path, name: str, on: bool) -> AbstractContextManager[None]:
+    """After it MLflow has its database, the experiment and the run of RUNS/NAME (whose job.json is written), made by one process before
+    jobs start; it works while the block does. A tracker that is down is a line: jobs then make what is missing, once."""
+    return tracked(runs, name, on, PREPARE)
