@@ -10,18 +10,20 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from acsar.types import Batch, Method
+from shards.errors import InputError
 
 DeepSpeedEngine = Any  # DeepSpeed has no types
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,36 @@ def join() -> Iterator[Ranks]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def on_first(ranks: Ranks, action: Callable[[], Result]) -> Result:
+    """What `action` returns on rank 0, on every rank; an InputError of it is raised on every rank."""
+    outcome: list[Any] = [None, None]
+    if ranks.rank == 0:
+        try:
+            outcome[0] = action()
+        except InputError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: Result = outcome[0]
+    return result
+
+
+def on_all(ranks: Ranks, action: Callable[[], Result]) -> Result:
+    """What `action` returns on this rank; an InputError on any rank is raised on every rank, and says on which host it came about."""
+    result, told = None, None
+    try:
+        result = action()
+    except InputError as error:
+        told = f"{error} (so it is on {socket.gethostname()})" if ranks.world > 1 else str(error)
+    gathered: list[Any] = [None] * ranks.world
+    dist.all_gather_object(gathered, told)
+    for found in gathered:
+        if found is not None:
+            raise InputError(found)
+    return cast(Result, result)
 
 
 class Forward(nn.Module):
@@ -133,13 +165,47 @@ def get_lr(engine: DeepSpeedEngine) -> float:
 def save(engine: DeepSpeedEngine, folder: Path) -> list[Path]:
     """Write the engine's state into the new `folder`, on all ranks together; returns the files that this rank wrote.
 
-    Nothing here is crash-safe by itself: jobs/checkpoint.py makes it so."""
-    engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+    Nothing here is crash-safe by itself: jobs/checkpoint.py makes it so. Raises OSError where this rank cannot write, and only after
+    all ranks have left DeepSpeed's exchanges."""
+    with _errors_last(engine):
+        engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
     shards = sorted(folder.glob("*zero_pp_rank_*"))
     own = [path for path in shards if f"zero_pp_rank_{engine.global_rank}_" in path.name]
     if engine.global_rank == 0:
         own += sorted(path for path in folder.iterdir() if path not in shards)
     return own
+
+
+@contextlib.contextmanager
+def _errors_last(engine: DeepSpeedEngine) -> Iterator[None]:
+    """Inside, what the engine's writing raises is kept, and raised at the end: the other ranks wait in a barrier for this one."""
+    errors: list[Exception] = []
+
+    def careful(write: Callable[..., Any]) -> Callable[..., None]:
+        def call(*arguments: Any, **named: Any) -> None:
+            try:
+                write(*arguments, **named)
+            except Exception as error:
+                # torch's writers turn a failed write into one of these
+                told = str(error).partition("\n")[0]
+                unwritten = isinstance(error, RuntimeError) and ("inline_container" in told or "write()" in told)
+                errors.append(OSError(told) if unwritten else error)
+
+        return call
+
+    writer = engine.checkpoint_engine
+    writer.save, engine._copy_recovery_script = careful(writer.save), careful(engine._copy_recovery_script)
+    try:
+        yield
+    finally:
+        del writer.save, engine._copy_recovery_script  # the classes' own are seen again
+    if errors:
+        raise errors[0]
+
+
+def state_bytes(engine: DeepSpeedEngine) -> int:
+    """What a checkpoint takes at least: parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in engine.module.state_dict().values())
 
 
 def load(engine: DeepSpeedEngine, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Pretraining of one comparison: its dataclass is the flags, what a scheduler pickles, what MLflow records and what tests call."""
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass, replace
@@ -7,19 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 
 import acsar
 from acsar.ac_sar import ACSARConfig
 from acsar.recipes import BENCHMARKS, RECIPES
 from acsar.scdnet import SCDNetConfig
 from acsar.types import Method
-from jobs import checkpoint, environment, interrupts, journal, weights
+from jobs import checkpoint, environment, failures, interrupts, journal, weights
 from jobs import engine as deepspeed
 from jobs.batches import EqualCaptions, TrainingSet, batches, check_batch, choose, without_text
 from jobs.codec import encode
 from jobs.evaluation import Evaluation
-from jobs.run_folder import RunFolder, read_json, superseded, write_json
+from jobs.heartbeat import Heartbeat
+from jobs.run_folder import RunFolder, read_json, superseded, write_json, writing
 from jobs.schedule import Schedule
 from jobs.train_loop import Cadence, Interrupted, Outcome, train
 from shards import protocols
@@ -29,7 +30,10 @@ from shards.stream import PackedSet
 
 STREAMS = ("joint", "bone", "motion")
 # what may change between two calls of the same run (the data are compared by content id); all else is another experiment
-MAY_DIFFER = ("data", "runs", "name", "streams", "nodes", "workers", "stop_after", "save_every")
+MAY_DIFFER = (
+    *("data", "runs", "name", "streams", "nodes", "workers"),
+    *("stop_after", "save_every", "keep_last", "keep_every", "keep_best"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,10 @@ class Pretrain:
     nodes: int = 1  # machines, or simulated ones
     zero: Literal[0, 1, 2] = 0  # DeepSpeed ZeRO stage
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 autocast on CUDA devices that have it, else fp32
-    save_every: int = 500  # steps between checkpoints; the last two are kept
+    save_every: int = 500  # steps between checkpoints; 0 = only where it ends
+    keep_last: int = 2  # newest checkpoints that are kept
+    keep_every: int = 0  # checkpoints at multiples of this many steps are kept too; 0 = none
+    keep_best: bool = False  # make and keep a checkpoint of the best 1-NN evaluation so far
     evaluate_every: int = 10  # epochs between 1-NN evaluations on held-aside training subjects; 0 = never
     stop_after: int | None = None  # end early, resumable, after this many steps of the schedule
     init: str | None = None  # start from the weights of another run (RUNS/NAME or NAME) or of an encoder.safetensors
@@ -94,12 +101,14 @@ class Pretrain:
         Raises InputError for what the user can mend."""
         if stream not in STREAMS:
             raise InputError(f"unknown stream {stream!r}; one of {', '.join(STREAMS)}")
-        folder, packed = RunFolder(self.runs / self.name / stream), PackedSet.open(self.data)
-        same_configuration(folder, self, packed.content_id)
-        if folder.result.is_file():
-            return dict(read_json(folder.result))
-        with interrupts.listening() as interrupted, deepspeed.join() as ranks:
-            return _Run(self, stream, folder, packed, ranks)(interrupted)
+        if self.keep_last < 1:
+            raise InputError(f"--keep-last {self.keep_last} would keep no checkpoint to go on from; use 1 or more")
+        folder = RunFolder(self.runs / self.name / stream)
+        with interrupts.listening() as interrupted, Heartbeat(folder.heartbeat, failures.rank()) as beat, deepspeed.join() as ranks:
+            packed = deepspeed.on_all(ranks, lambda: PackedSet.open(self.data))
+            # one rank decides for all: a disk may show the same file to one host sooner than to another
+            result = deepspeed.on_first(ranks, lambda: finished(folder, self, packed.content_id))
+            return result or _Run(self, stream, folder, packed, ranks, beat)(interrupted)
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,12 @@ def fitted(job: Pretrain) -> Pretrain:
     return replace(job, method=replace(job.method, queue=benchmark.queue))
 
 
+def finished(folder: RunFolder, job: Pretrain, content_id: str) -> dict[str, Any]:
+    """What result.json says of the folder's run, {} before its end. Raises InputError when it is a run of another configuration."""
+    same_configuration(folder, job, content_id)
+    return dict(read_json(folder.result)) if folder.result.is_file() else {}
+
+
 def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> None:
     """Raise InputError naming the fields in which the folder's run differs from this job, apart from MAY_DIFFER."""
     if not folder.config.is_file():
@@ -157,6 +172,11 @@ def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> Non
     if names:
         told = ", ".join(f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in names)
         raise InputError(f"{folder.path} belongs to another configuration: {told}; give another --name or the old values")
+
+
+def submission() -> dict[str, str]:
+    """Which start of the ranks, in which job of a scheduler, this is; empty words outside one."""
+    return {"tag": failures.tag(), "job": failures.job()}
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -221,23 +241,27 @@ class _Run:
     folder: RunFolder
     packed: PackedSet
     ranks: deepspeed.Ranks
+    beat: Heartbeat
+    best: float = -1.0  # of the evaluations so far, in percent
 
     def __call__(self, interrupted: Interrupted) -> dict[str, Any]:
-        job, ranks = self.job, self.ranks
-        if ranks.rank == 0:
-            self.packed.verify()
+        job, ranks, self.beat.phase = self.job, self.ranks, "loading"
+        deepspeed.on_first(ranks, self.packed.verify)
         self.data, self.plan = _plan(job, self.packed, ranks.world)
         method = self.method()
-        start = checkpoint.begin(self.folder, ranks, job.zero, environment.facts())
+        start = checkpoint.begin(self.folder, ranks, job.zero, {**environment.facts(), **submission()})
+        self.keep = checkpoint.Keep(job.keep_last, job.keep_every)
+        self.beat.attempt, self.beat.step = start.attempt, start.step
         bf16 = deepspeed.use_bf16(job.precision, ranks.device)
         engine = deepspeed.wrap(method, ranks, job.batch_size, job.momentum, job.weight_decay, job.zero, bf16)
         with journal.Journal(self.folder.journal(start.attempt) if ranks.rank == 0 else None, start.step) as records:
             self.begin(records, start, bf16)
             try:
                 outcome = self.train(engine, method, start, records, interrupted)
-                result = self.finish(method, start.attempt, outcome)
+                result = deepspeed.on_first(ranks, lambda: self.finish(method, start.attempt, outcome))
             except BaseException as error:
-                records.write("end", step=records.step, status="failed", message=f"{type(error).__name__}: {error}")
+                with contextlib.suppress(InputError):  # a full disk is why it ends, or will not take this line either
+                    records.write("end", step=records.step, status="failed", message=f"{type(error).__name__}: {error}")
                 raise
             records.write("end", step=outcome.step, status=outcome.status, message=outcome.message)
         engine.destroy()
@@ -262,7 +286,8 @@ class _Run:
     def begin(self, records: journal.Journal, start: checkpoint.Start, bf16: bool) -> None:
         """config.json at the first attempt; the journal's start record and notes."""
         if self.ranks.rank == 0 and not self.folder.config.is_file():
-            write_json(self.folder.config, {"job": encode(self.job), "stream": self.stream, "facts": self.facts()})
+            with writing(self.folder.path):
+                write_json(self.folder.config, {"job": encode(self.job), "stream": self.stream, "facts": self.facts()})
         records.write(
             "start",
             attempt=start.attempt,
@@ -274,6 +299,7 @@ class _Run:
             host=socket.gethostname(),
             pid=os.getpid(),
             threads=torch.get_num_threads(),
+            **submission(),
         )
         for text in (self.ranks.note, "bf16 autocast over fp32 parameters" if bf16 else "fp32", *start.notes):
             records.write("note", text=text)
@@ -315,29 +341,70 @@ class _Run:
         equal = EqualCaptions(self.packed.samples, self.data.keys, job.batch_size, job.seed)
         where = (job.seed, start.step, p.steps, ranks.rank, ranks.world, job.workers, ranks.device)
         every = job.evaluate_every * p.steps_per_epoch
+        cadence = Cadence(job.seed, job.batch_size, p.steps_per_epoch, job.save_every, every, job.stop_after or 0)
+
+        def evaluate(step: int) -> bool:
+            self.beat.phase = "evaluate"
+            # the other ranks wait for rank 0 in the next exchange
+            best = ranks.rank == 0 and self.evaluate(evaluation, step, records)
+            return deepspeed.on_first(ranks, lambda: best) if job.keep_best else False
+
+        def save(step: int) -> None:
+            self.beat.phase = "save"
+            checkpoint.save(engine, self.folder, start.attempt, step, ranks, records, self.keep)
+
+        if deepspeed.on_first(ranks, lambda: self.catches_up(start.step, cadence)):
+            evaluate(start.step)
         return train(
             engine,
             batches(packed, self.data.keys, job.batch_size, *where),
             schedule,
             start.step,
-            Cadence(job.seed, job.batch_size, p.steps_per_epoch, job.save_every, every, job.stop_after or 0),
+            cadence,
             records,
+            self.beat,
             interrupted,
-            save=lambda step: checkpoint.save(engine, self.folder, start.attempt, step, ranks, records),
-            # the other ranks wait for rank 0 in the next step's first exchange
-            evaluate=lambda step: records.write("eval", step=step, metrics=evaluation()) if ranks.rank == 0 else None,
+            save=save,
+            evaluate=evaluate,
             equal_captions=lambda step: equal(step) if method.needs_text and ranks.rank == 0 else None,
         )
 
+    def evaluate(self, evaluation: Evaluation, step: int, records: journal.Journal) -> bool:
+        """Evaluate, say so in the journal, and tell whether this is the best step so far."""
+        metrics = evaluation()
+        records.write("eval", step=step, metrics=metrics)
+        return self.judge(step, metrics)
+
+    def judge(self, step: int, metrics: dict[str, float | None]) -> bool:
+        """Whether this step is better than all before; the best one's checkpoint is kept."""
+        accuracy = metrics.get("held_aside_knn1") if self.job.keep_best else None
+        if accuracy is None or accuracy <= self.best:
+            return False
+        self.best, self.keep.best = accuracy, step
+        return True
+
+    def catches_up(self, step: int, cadence: Cadence) -> bool:
+        """Whether the evaluation that is due after the start's step is missing: an attempt that was asked to leave skips it.
+
+        Also recalls which of the earlier evaluations was the best."""
+        if not step or not (self.job.keep_best or cadence.evaluates(step, self.plan.steps)):
+            return False
+        evaluated = {r["step"]: r["metrics"] for r in journal.read(self.folder.path) if r["type"] == "eval"}
+        for then, metrics in evaluated.items():
+            self.judge(then, metrics)
+        return cadence.evaluates(step, self.plan.steps) and step not in evaluated
+
     def finish(self, method: Method, attempt: int, outcome: Outcome) -> dict[str, Any]:
-        """At the schedule's end the encoder, then result.json, by rank 0; the same dictionary on every rank."""
+        """At the schedule's end the encoder, then result.json; what it says, without them where the end is still to come."""
         result: dict[str, Any] = {"status": outcome.status, "step": outcome.step, "stream": self.stream}
-        if outcome.status == "finished" and self.ranks.rank == 0 and not superseded(self.folder, attempt):
-            facts = {"recipe": self.job.recipe, "content_id": self.packed.content_id, "step": str(outcome.step)}
-            config = weights.with_stream(self.job.method, self.stream)
+        if outcome.status != "finished" or superseded(self.folder, attempt):
+            return result
+        facts = {"recipe": self.job.recipe, "content_id": self.packed.content_id, "step": str(outcome.step)}
+        config = weights.with_stream(self.job.method, self.stream)
+        steps = [record for record in journal.read(self.folder.path) if record["type"] == "step"]
+        epoch = steps[-self.plan.steps_per_epoch :]
+        with writing(self.folder.path):
             weights.save_encoder(self.folder.encoder, method, config, self.packed.manifest["skeleton"], facts)
-            steps = [record for record in journal.read(self.folder.path) if record["type"] == "step"]
-            epoch = steps[-self.plan.steps_per_epoch :]
             result |= {
                 "steps": outcome.step,
                 "loss": sum(record["loss"] for record in epoch) / len(epoch),
@@ -346,6 +413,4 @@ class _Run:
                 "encoder_sha256": sha256_of(self.folder.encoder),
             }
             write_json(self.folder.result, result)
-        shared = [result]
-        dist.broadcast_object_list(shared)
-        return shared[0]
+        return result

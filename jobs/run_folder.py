@@ -7,6 +7,8 @@ newest attempt's chain of starts. No lock, modification time or clock of another
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,10 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat"
+
+    @property
     def encoder(self) -> Path:
         return self.path / "encoder.safetensors"
 
@@ -65,6 +71,15 @@ class RunFolder:
 
     def checkpoint(self, step: int, attempt: int) -> Path:
         return self.checkpoints / f"step_{step}.a{attempt}"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, an OSError (a full disk, a quota, no permission) becomes an InputError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}; make room or choose another --runs, and give the same command again") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

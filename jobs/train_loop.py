@@ -12,6 +12,7 @@ from torch import Tensor
 
 from acsar.types import Batch
 from jobs import engine as deepspeed
+from jobs.heartbeat import Heartbeat
 from jobs.journal import Journal
 from jobs.schedule import Schedule
 
@@ -28,6 +29,10 @@ class Cadence:
     save_every: int
     evaluate_every: int
     stop_after: int
+
+    def evaluates(self, done: int, steps: int) -> bool:
+        """Whether an evaluation is due after `done` of `steps` steps."""
+        return self.evaluate_every > 0 and done > 0 and (done == steps or done % self.evaluate_every == 0)
 
 
 @dataclass(frozen=True)
@@ -46,19 +51,22 @@ def train(
     first: int,
     cadence: Cadence,
     journal: Journal,
+    beat: Heartbeat,
     interrupted: Interrupted,
     save: Callable[[int], None],
-    evaluate: Callable[[int], None],
+    evaluate: Callable[[int], bool],
     equal_captions: Callable[[int], float | None],
 ) -> Outcome:
-    """Train from completed step `first` to the schedule's end, a stop or a signal. Every rank runs it and leaves at the same step."""
+    """Train from completed step `first` to the schedule's end, a stop or a signal. Every rank runs it and leaves at the same step.
+
+    evaluate: True on every rank when this step is worth a checkpoint of its own."""
     rank, stream = dist.get_rank(), iter(batches)
     for step in range(first, schedule.steps):
         if step >= cadence.stop_after > 0:
             return Outcome(step, "stopped", f"--stop-after {cadence.stop_after}")
-        began = time.perf_counter()
+        began, beat.phase = time.perf_counter(), "data"
         batch = next(stream)
-        waited = time.perf_counter() - began
+        waited, beat.phase = time.perf_counter() - began, "compute"
 
         deepspeed.set_lr(engine, schedule(step))
         losses = engine(batch, deepspeed.dropout_seed(cadence.seed, step, rank))
@@ -70,6 +78,7 @@ def train(
         engine.step()
 
         done, seconds = step + 1, time.perf_counter() - began
+        beat.stepped(done, seconds)
         journal.write(
             "step",
             step=done,
@@ -82,13 +91,13 @@ def train(
             samples_per_s=round(cadence.batch_size / seconds, 3),
             equal_captions=equal_captions(step),
         )
-        last = done == schedule.steps
-        if cadence.evaluate_every and (last or done % cadence.evaluate_every == 0):
-            evaluate(done)
-        if last or stop or done == cadence.stop_after or (cadence.save_every and done % cadence.save_every == 0):
-            save(done)
-        if stop and not last:
+        if stop:
+            save(done)  # at once: an evaluation that is due now is made up for by the next attempt
             return Outcome(done, "interrupted", "a signal asked to stop")
+        last = done == schedule.steps
+        best = cadence.evaluates(done, schedule.steps) and evaluate(done)
+        if best or last or done == cadence.stop_after or (cadence.save_every and done % cadence.save_every == 0):
+            save(done)
     return Outcome(schedule.steps, "finished")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jobs import checkpoint
 from jobs import engine as deepspeed
+from jobs.heartbeat import Heartbeat
 from jobs.journal import Journal, read
 from jobs.run_folder import RunFolder, claim, record_start, trusted
 from jobs.schedule import Schedule
@@ -22,7 +23,9 @@ from tests.tiny import Tiny, batches
 SIZE = 8
 
 
-def attempt(path: Path, steps: int = 8, until: int = 0, every: int = 2, zero: int = 0) -> dict[str, Tensor]:
+def attempt(
+    path: Path, steps: int = 8, until: int = 0, every: int = 2, zero: int = 0, keep: checkpoint.Keep | None = None
+) -> dict[str, Tensor]:
     """One attempt at `steps` steps, with dropout, on this group's ranks; leaves after step `until`. Returns the final state."""
     folder = RunFolder(path)
     with deepspeed.join() as ranks:
@@ -40,9 +43,10 @@ def attempt(path: Path, steps: int = 8, until: int = 0, every: int = 2, zero: in
                 start.step,
                 Cadence(0, SIZE, 4, every, 0, until),
                 journal,
+                Heartbeat(),
                 lambda: False,
-                lambda step: checkpoint.save(engine, folder, start.attempt, step, ranks, journal),
-                lambda step: None,
+                lambda step: checkpoint.save(engine, folder, start.attempt, step, ranks, journal, keep or checkpoint.Keep()),
+                lambda step: False,
                 lambda step: None,
             )
         engine.destroy()

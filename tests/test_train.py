@@ -18,6 +18,7 @@ from torch import Tensor
 from acsar.types import Batch
 from jobs import engine as deepspeed
 from jobs import interrupts
+from jobs.heartbeat import Heartbeat
 from jobs.journal import Journal, read
 from jobs.run_folder import RunFolder, claim, record_start
 from jobs.schedule import Schedule
@@ -43,7 +44,7 @@ def loop(
     save: Callable[[int], None] = nothing,
     evaluate: Callable[[int], None] = nothing,
 ) -> Outcome:
-    return train(engine, source, Schedule(steps, 0.05, warmup=2), 0, cadence, journal, interrupted, save, evaluate, nothing)
+    return train(engine, source, Schedule(steps, 0.05, warmup=2), 0, cadence, journal, Heartbeat(), interrupted, save, evaluate, nothing)
 
 
 def losses_of(folder: Path, zero: int = 0, steps: int = 6) -> tuple[list[float], dict[str, Tensor], str]:
