@@ -1,7 +1,7 @@
 """Probe frozen encoders with a linear classifier and 1-NN, and put two reference points beside them: no network, and an untrained one."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from acsar.probes import ProbeSchedule
 from acsar.streams import STREAMS
 from jobs import codec, features
 from jobs.features import Features
-from jobs.run_folder import write_json
+from jobs.run_folder import RunFolder, read_json, write_json
 from jobs.scores import Scores, read_arrays, write_arrays, write_scores
 from jobs.targets import Target, default_runs, find_run, of_run, of_weights
 from jobs.verdicts import verdicts
@@ -216,6 +216,13 @@ class _Probed:
             "raw_schedule": described(probes.unit(), len(d.train)),
             "knn": "1 nearest neighbour by cosine of the features as they are, gallery = training part",
         }
+
+
+def read_accuracies(run: Path, protocol: str, streams: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What `Probe` returned for these streams, from its files; protocol "" = the run's own."""
+    protocol = protocol or str(read_json(RunFolder(run / streams[0]).config)["job"]["protocol"])
+    reports = {stream: read_json(run / "probe" / protocol / f"{stream}.json") for stream in streams}
+    return {stream: {name: report[name] for name in ACCURACIES} for stream, report in reports.items()}
 
 
 def divide(packed: PackedSet, protocol: str) -> Division:

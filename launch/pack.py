@@ -14,14 +14,18 @@ sys.path[0] = sys.path[0].removesuffix("/launch")
 from launch.start import prepare
 
 prepare()
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
 
 from jobs.pack import Pack
+from jobs.targets import default_runs
 from launch.cli import finish, parse, print_json
+from launch.cluster import on_slurm
 from launch.data import say, with_bar
+from launch.stage import Where, queue
+from launch.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,34 @@ class Command:
     """Flags of `pack`."""
 
     job: Annotated[Pack, tyro.conf.arg(name="")] = field(metadata={"flat": True})
-    dry_run: bool = False  # say what would be packed, write nothing
-    json: bool = False  # print one JSON document and nothing else
+    where: Annotated[Where, tyro.conf.arg(name="")] = field(default_factory=Where, metadata={"flat": True})
 
 
 def main(argv: list[str]) -> int:
-    """Pack and report."""
+    """Pack, here or as a job, and report."""
     command = parse(Command, argv, __doc__ or "")
-    report = command.job.preview() if command.dry_run else with_bar("packing", command.job)
-    if command.json:
+    job, where = rooted(command.job), command.where
+    if where.dry_run:
+        report = job.preview()
+    elif on_slurm(where.cluster):
+        code = queue(where, Unit(default_runs().resolve() / f"pack-{job.out.name}", "pack"), "pack", job, [""])
+        if code or not where.wait:
+            return code
+        report = job()  # finds everything done
+    else:
+        report = with_bar("packing", job)
+    if where.json:
         print_json(report)
     else:
         for line in report["lines"]:
             say(line)
     return 0
+
+
+def rooted(job: Pack) -> Pack:
+    """The job with paths that do not depend on the working directory."""
+    captions, text = job.captions and job.captions.resolve(), job.text and job.text.resolve()
+    return replace(job, data=job.data.resolve(), out=job.out.resolve(), captions=captions, text=text)
 
 
 if __name__ == "__main__":

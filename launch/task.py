@@ -9,6 +9,7 @@ from pathlib import Path
 from submitit.helpers import TorchDistributedEnvironment
 
 from jobs import interrupts
+from launch.forwarder import forwarding
 
 PORTS = (20000, 30000)  # below the range that systems give to clients by themselves
 
@@ -27,8 +28,10 @@ def run(description: str, part: str, stage: str) -> int:
 
 
 def run_and_exit(description: str, part: str, stage: str) -> None:
-    """Like `run`, but the process ends with the code, so that srun and the batch script see it and no result is pickled."""
-    sys.exit(run(description, part, stage))
+    """Like `run`, as a Slurm task: the process ends with the code, so that srun and the batch script see it and no result is pickled."""
+    with forwarding(Path(os.environ["ACSAR_LOGS"]).parent):
+        code = run(description, part, stage)
+    sys.exit(code)
 
 
 def export_ranks() -> None:
