@@ -63,6 +63,12 @@ def ranks(folder: Path, ours: Callable[[Mapping[str, Any]], bool]) -> list[Rank]
     return sorted(found, key=lambda rank: rank.rank)
 
 
+def doing(beats: Sequence[Rank]) -> str:
+    """What the ranks are at, where that is no training step: "" most of the time."""
+    phases = [beat.phase for beat in beats if beat.phase in ("starting", "loading", "evaluate", "save")]
+    return statistics.mode(phases) if phases else ""
+
+
 def doubtful(beats: Sequence[Rank]) -> bool:
     """Is a second look worth it? When a beat seems old, or when all ranks but one wait in an exchange."""
     if len(beats) < 2:

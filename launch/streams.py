@@ -1,5 +1,6 @@
 """Run a comparison's streams, as many side by side as fit, under one display; Ctrl-C leaves every stream resumable."""
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ def run_streams(place: Place, job: Path, run: Path, streams: tuple[str, ...], st
 
     Raises InputError quoting the log when a stream ended with code 2, RuntimeError when it failed otherwise,
     KeyboardInterrupt after all streams have saved and left."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # launch/cancel.py sends it; a shell's background jobs start with it ignored
     waiting, running, ended = list(streams), dict[str, Running](), dict[str, int]()
     with Display(run, streams, steps) as display:
         try:

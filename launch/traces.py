@@ -71,12 +71,12 @@ def find(runs: Path, name: str, keys: Sequence[str] = ()) -> Path:
     """RUNS/NAME. Raises InputError naming what there is when the comparison, or one of its units, does not exist."""
     there = names(runs)
     if name not in there:
-        told = f"there are {', '.join(there)}" if there else "there is none"
+        told = f"known: {', '.join(there)}" if there else "there is none"
         raise InputError(f"no comparison {name!r} in {runs}; {told} (--runs names another folder)")
     known = keys_of(runs / name)
     for key in keys:
         if key not in known:
-            raise InputError(f"{runs / name} has no unit {key!r}; there are {', '.join(known)}")
+            raise InputError(f"{runs / name} has no unit {key!r}; known: {', '.join(known)}")
     return runs / name
 
 
@@ -160,10 +160,7 @@ def _claim(folder: RunFolder) -> tuple[int, dict[str, Any]]:
 def _finished(unit: Unit, submission: Submission | None, part: str) -> bool:
     if submission is None or submission.stage == "pretrain":
         return RunFolder(unit.folder).result.is_file()
-    try:
-        return stages.finished(submission.stage, Path(submission.description), part)
-    except FileNotFoundError:
-        return False
+    return stages.finished(submission.stage, Path(submission.description), part)
 
 
 def _errors(unit: Unit, job: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import shlex
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ REASONS = {
 }
 
 Known = dict[str, scheduler.Job] | None  # what Slurm knows of jobs; None = nobody answers
+Ask = Callable[[Sequence[str]], Known]
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Slurm:
         return self._asked[key][1]
 
 
-def look(run: Path, ask: bool | Slurm = True, before: Sequence[UnitView] = ()) -> list[UnitView]:
+def look(run: Path, ask: bool | Ask = True, before: Sequence[UnitView] = ()) -> list[UnitView]:
     """Every unit of RUNS/NAME in the order of the work.
 
     ask: whether Slurm is asked for what files leave open; before: an earlier look, by which silent ranks are found.
@@ -121,7 +122,7 @@ def look(run: Path, ask: bool | Slurm = True, before: Sequence[UnitView] = ()) -
     return look_at([run], ask, before)[run]
 
 
-def look_at(runs: Iterable[Path], ask: bool | Slurm = True, before: Sequence[UnitView] = ()) -> dict[Path, list[UnitView]]:
+def look_at(runs: Iterable[Path], ask: bool | Ask = True, before: Sequence[UnitView] = ()) -> dict[Path, list[UnitView]]:
     """The units of several comparisons; Slurm is asked once for all."""
     slurm = Slurm() if ask is True else ask
     seen = {run: [gather(Unit(run, key)) for key in keys_of(run)] for run in runs}
@@ -153,6 +154,8 @@ def _view(facts: Traces, known: Known, earlier: UnitView | None) -> UnitView:
     unit, submission = facts.unit, facts.submission
     told = [_part(facts, part, known, earlier) for part in facts.parts]
     state, why = _together(told)
+    if state == "running" and not why:
+        why = beats.doing(facts.ranks)
     jobs = {part.job: job for part in facts.parts if known and (job := known.get(part.job))}
     ends = [part.end for part in facts.parts if part.end]
     error = next((part.error for part in facts.parts if part.error), None)
@@ -310,7 +313,7 @@ def _together(told: Sequence[tuple[str, str]]) -> tuple[str, str]:
     return "finished", ""
 
 
-def _ask(slurm: Slurm | bool, seen: Mapping[Path, Sequence[Traces]]) -> Known:
+def _ask(slurm: Ask | bool, seen: Mapping[Path, Sequence[Traces]]) -> Known:
     """What Slurm knows of all jobs that files leave open; None when it is not asked or does not answer."""
     ids = sorted({job for found in seen.values() for facts in found for job in facts.open_jobs()})
     if isinstance(slurm, bool):

@@ -1,0 +1,127 @@
+"""The state of every comparison, or of one in detail: files first, squeue next, sacct last. Right without accounting, and without Slurm.
+
+States: waiting, queued, running, requeued, finished, stopped, cancelled, failed, killed, lost; launch/view.py says what each means.
+
+    python launch/status.py                     every comparison, the newest last
+    python launch/status.py NAME                one in detail: ranks, checkpoints, why, what to type next
+    python launch/status.py NAME --watch        drawn again every 5 s, until nothing runs or waits any more
+    python launch/status.py NAME --json
+"""
+
+import sys
+
+sys.path[0] = sys.path[0].removesuffix("/launch")
+from launch.start import prepare
+
+prepare()
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from jobs import InputError
+from launch.cli import finish, parse, print_json
+from launch.traces import find, names
+from launch.shown import details, line_of, table
+from launch.view import ALIVE, Slurm, UnitView, doubtful, look_at
+
+REDRAW = 5.0  # seconds
+ASK_EVERY = 10.0  # seconds between two questions to Slurm while watching
+SECOND_LOOK = 3.0  # seconds until beats are compared: ranks write theirs about every two
+
+
+@dataclass(frozen=True)
+class Status:
+    """Flags of `status`."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None  # of the comparison, shown in detail; default: all in one list
+    runs: Path = field(default_factory=lambda: Path(os.environ.get("ACSAR_RUNS", "runs")))  # folder of all runs
+    watch: bool = False  # draw again every 5 s until nothing runs or waits any more; Slurm is asked every 10 s
+    json: bool = False  # print one JSON document and nothing else
+
+
+def main(argv: list[str]) -> int:
+    """Look, a second time where a rank may be silent, and show."""
+    command = parse(Status, argv, __doc__ or "")
+    runs = command.runs.resolve()
+    chosen = [find(runs, command.name)] if command.name else [runs / name for name in names(runs)]
+    if not chosen:
+        raise InputError(f"no runs in {runs}: `python launch/pretrain.py` makes one, --runs names another folder")
+    if command.watch and not command.json:
+        watch(chosen, detailed=command.name is not None)
+        return 0
+    views = look_closely(chosen)
+    if command.json:
+        print_json({"runs": str(runs), "comparisons": {run.name: [asdict(view) for view in found] for run, found in views.items()}})
+    else:
+        Console(soft_wrap=True, highlight=False).print(drawn(views, detailed=command.name is not None))
+    return 0
+
+
+def look_closely(runs: Sequence[Path]) -> dict[Path, list[UnitView]]:
+    """One look, or two a few seconds apart when a rank may be silent."""
+    slurm = Slurm(every=ASK_EVERY)
+    views = look_at(runs, slurm)
+    first = [view for found in views.values() for view in found]
+    if not doubtful(first):
+        return views
+    time.sleep(SECOND_LOOK)
+    return look_at(runs, slurm, before=first)
+
+
+def looks(runs: Sequence[Path]) -> Iterator[dict[Path, list[UnitView]]]:
+    """Look every few seconds until nothing runs or waits any more."""
+    slurm, before = Slurm(every=ASK_EVERY), list[UnitView]()
+    while True:
+        views = look_at(runs, slurm, before)
+        before = [view for found in views.values() for view in found]
+        yield views
+        if not any(view.state in ALIVE for view in before):
+            return
+        time.sleep(REDRAW)
+
+
+def watch(runs: Sequence[Path], detailed: bool) -> None:
+    """Draw every look on a terminal; in a log only lines that changed."""
+    if sys.stdout.isatty():
+        with Live(auto_refresh=False) as live:
+            for views in looks(runs):
+                live.update(drawn(views, detailed), refresh=True)
+        return
+    printed = set[str]()
+    for views in looks(runs):
+        lines = [line_of(view) for found in views.values() for view in found]
+        for line in lines:
+            if line not in printed:
+                print(line, flush=True)
+        printed = set(lines)
+
+
+def drawn(views: dict[Path, list[UnitView]], detailed: bool) -> RenderableType:
+    """All about each unit, or a list of all."""
+    everything = [view for found in views.values() for view in found]
+    if detailed:
+        return Group(*(details(view) for view in everything), *(Text(words) for words in afterwards(views)))
+    if sys.stdout.isatty():
+        return table(everything)
+    return Text("\n".join(line_of(view) for view in everything))
+
+
+def afterwards(views: dict[Path, list[UnitView]]) -> list[str]:
+    """What to type once all streams of a comparison are finished."""
+    return [
+        f"next: python launch/probe.py --run {run}"
+        for run, found in views.items()
+        if found and all(view.state == "finished" for view in found) and not (run / "probe").is_dir()
+    ]
+
+
+if __name__ == "__main__":
+    finish(main)
