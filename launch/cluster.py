@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from jobs import InputError, cores
 from launch import scheduler
 from launch.pool import Ranks
-from launch.profiles import Profile
+from launch.profiles import Profile, minutes
 from launch.submission import Shape
 from launch.local_job import LocalJob
 
@@ -93,6 +93,12 @@ def shape(profile: Profile, nodes: int, side_by_side: int) -> Shape:
         raise InputError(f"--nodes {nodes}: partition {found.name} has {found.nodes} nodes ({found.usable} usable now)")
     gpus = found.gpus_per_node if profile.gpus_per_node is None else profile.gpus_per_node
     cpus = profile.cpus_per_task or max(1, found.cpus_per_node // (gpus or side_by_side))
+    if cpus * max(1, gpus) > found.cpus_per_node:
+        asked = f"{cpus} processors for each of {max(1, gpus)} rank(s)"
+        raise InputError(f"{asked}: a node of partition {found.name} has {found.cpus_per_node}; lower cpus_per_task in the cluster profile")
+    if found.limit_minutes is not None and minutes(profile) > found.limit_minutes:
+        ends = f"partition {found.name} ends jobs after {found.limit_minutes} minutes"
+        raise InputError(f"a time of {profile.time}: {ends}; say time = {found.limit_minutes} in the cluster profile")
     return Shape(nodes, max(1, gpus), cpus, gpus)
 
 

@@ -68,6 +68,8 @@ def submit(
             try:
                 with executor.batch():
                     jobs = [executor.submit(run_and_exit, str(description), part, stage) for part in parts[first : first + count]]
+            except FileNotFoundError as error:  # the command itself
+                raise InputError(f"{error.filename} is not on the PATH: submit from a machine that has Slurm's commands") from None
             except (FailedJobError, FailedSubmissionError) as error:
                 scheduler.cancel([job for job, _, _ in rows])
                 raise InputError(f"Slurm refused {unit.run.name} {unit.key}: {_words(error)}") from None
