@@ -29,6 +29,7 @@ from launch.profiles import Profile, read_profile
 from launch.queued import DONE, submit_missing, submit_streams, wait, what_next
 from launch.snapshot import snapshot
 from launch.submission import Shape
+from launch.tracking import prepared
 from launch.table import accuracy_table
 from launch.unit import Unit
 
@@ -84,7 +85,8 @@ def on_cluster(command: pretrain.Command) -> int:
     if where.dry_run:
         print_json({"job": encode(job), "stages": order, "place": encode(asked)})
         return 0
-    jobs = submit_chain(job, raw, where.label, asked, profile)
+    with prepared(job.runs, job.name, where.track and not raw):
+        jobs = submit_chain(job, raw, where.label, asked, profile)
     run = job.runs / job.name
     what_next(run)
     views = wait(run, order, job.steps or 0, where.track) if where.wait else []

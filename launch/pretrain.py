@@ -33,7 +33,7 @@ from launch.profiles import read_profile
 from launch.queued import DONE, submit_streams, wait, what_next
 from launch.streams import run_streams
 from launch.submission import script
-from launch.tracking import tracked
+from launch.tracking import prepared, tracked
 from launch.unit import Unit
 
 
@@ -133,7 +133,8 @@ def queued(command: Command) -> int:
         print_json({"job": encode(job), "place": asdict(asked), "plan": asdict(numbers), "scripts": texts})
         return 0
     describe(job)
-    jobs = submit_streams(job, asked, profile)
+    with prepared(job.runs, job.name, where.track):  # an experiment that exists is not made by three jobs at once
+        jobs = submit_streams(job, asked, profile)
     what_next(run)
     views = wait(run, job.streams, min(job.stop_after or numbers.steps, numbers.steps), where.track) if where.wait else []
     if where.json:

@@ -16,12 +16,7 @@ PORTS = (20000, 30000)  # below the range that systems give to clients by themse
 
 def run(description: str, part: str, stage: str) -> int:
     """Run one part of the described stage on this rank; the worker's exit code."""
-    if stage == "pretrain":
-        interrupts.listen()  # a signal that comes while the heavy imports run must count, not kill
-    else:
-        for number in (signal.SIGTERM, interrupts.preemption()):
-            signal.signal(number, signal.SIG_DFL)  # what other stages have done lies in files; they end, and go on when started again
-    export_ranks()
+    prepare(stage)
     from jobs.worker import work  # torch
 
     return work(Path(description), part, stage)
@@ -29,9 +24,22 @@ def run(description: str, part: str, stage: str) -> int:
 
 def run_and_exit(description: str, part: str, stage: str) -> None:
     """Like `run`, as a Slurm task: the process ends with the code, so that srun and the batch script see it and no result is pickled."""
+    prepare(stage)
     with forwarding(Path(os.environ["ACSAR_LOGS"]).parent):
-        code = run(description, part, stage)
+        from jobs.worker import work
+
+        code = work(Path(description), part, stage)
     sys.exit(code)
+
+
+def prepare(stage: str) -> None:
+    """What signals mean to this rank, and who it is."""
+    if stage == "pretrain":
+        interrupts.listen()  # a signal that comes while the heavy imports run must count, not kill
+    else:
+        for number in (signal.SIGTERM, interrupts.preemption()):
+            signal.signal(number, signal.SIG_DFL)  # what other stages have done lies in files; they end, and go on when started again
+    export_ranks()
 
 
 def export_ranks() -> None:
