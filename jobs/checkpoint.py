@@ -89,17 +89,17 @@ def _check_shared(folder: RunFolder, ranks: deepspeed.Ranks) -> None:
     """Raise InputError on every rank, naming the hosts, unless every rank reads what rank 0 writes in the run folder."""
     if ranks.world == 1:
         return
-    token = secrets.token_hex(8)
 
-    def write() -> tuple[Path, str]:
-        path = folder.path / f".shared.{token}"  # a new name: no host can have looked for it before, and remember that it is not there
+    def write() -> str:
+        token = secrets.token_hex(8)
         with writing(folder.path):
-            write_bytes(path, token.encode())
-        return path, token
+            write_bytes(folder.path / f".shared.{token}", token.encode())
+        return token
 
-    path, content = deepspeed.on_first(ranks, write)
+    token = deepspeed.on_first(ranks, write)
+    path = folder.path / f".shared.{token}"  # a new name: no host can have looked for it before, and remember that it is not there
     blind: list[Any] = [None] * ranks.world
-    dist.all_gather_object(blind, None if _appears(path, content) else socket.gethostname())
+    dist.all_gather_object(blind, None if _appears(path, token) else socket.gethostname())
     if ranks.rank == 0:
         path.unlink(missing_ok=True)
     hosts = sorted({host for host in blind if host is not None})
@@ -211,8 +211,10 @@ def save(
         for _, found in gathered:
             if found:
                 raise OSError(found)
+        journal.sync()  # a power cut must not leave a checkpoint without the steps that led to it
         write_json(path / "COMPLETE", {"step": step, "attempt": attempt, "world": ranks.world, "files": files})
         sync_folder(folder.checkpoints)
+        sync_folder(folder.path)
 
     deepspeed.on_first(ranks, _or_removed(folder, path, needed, complete))
     if ranks.rank == 0:

@@ -1,7 +1,12 @@
 """Checkpoints on a tiny method: resume is bit-equal, and nothing half-written, damaged or superseded is ever loaded."""
 
 import json
+import resource
 import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ from torch import Tensor
 
 from jobs import checkpoint
 from jobs import engine as deepspeed
+from jobs.checkpoint import Keep
 from jobs.heartbeat import Heartbeat
 from jobs.journal import Journal, read
 from jobs.run_folder import RunFolder, claim, record_start, trusted
@@ -23,9 +29,7 @@ from tests.tiny import Tiny, batches
 SIZE = 8
 
 
-def attempt(
-    path: Path, steps: int = 8, until: int = 0, every: int = 2, zero: int = 0, keep: checkpoint.Keep | None = None
-) -> dict[str, Tensor]:
+def attempt(path: Path, steps: int = 8, until: int = 0, every: int = 2, zero: int = 0, keep: Keep | None = None) -> dict[str, Tensor]:
     """One attempt at `steps` steps, with dropout, on this group's ranks; leaves after step `until`. Returns the final state."""
     folder = RunFolder(path)
     with deepspeed.join() as ranks:
@@ -45,7 +49,7 @@ def attempt(
                 journal,
                 Heartbeat(),
                 lambda: False,
-                lambda step: checkpoint.save(engine, folder, start.attempt, step, ranks, journal, keep or checkpoint.Keep()),
+                lambda step: checkpoint.save(engine, folder, start.attempt, step, ranks, journal, keep or Keep()),
                 lambda step: False,
                 lambda step: None,
             )
@@ -152,6 +156,110 @@ def test_a_superseded_attempt_leaves_and_its_checkpoint_is_ignored(tmp_path: Pat
     assert choose(tmp_path)[0] == "step_2.a1"
 
 
+def test_an_attempt_that_wakes_up_late_harms_nothing(tmp_path: Path) -> None:
+    """While one attempt hangs in a save, a newer one starts, trains on, saves and leaves; then the first one wakes up."""
+    folder = RunFolder(tmp_path)
+    attempt(tmp_path, until=2)
+    original = checkpoint.deepspeed.save
+    states: list[dict[str, Tensor]] = []
+
+    def save(engine: Any, path: Path) -> list[Path]:
+        if not states:
+            states.append({})
+            states.append(attempt(tmp_path, until=4))
+        return original(engine, path)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="a newer attempt has taken over"):
+        patch.setattr(checkpoint.deepspeed, "save", save)
+        attempt(tmp_path, until=4, every=0)
+    assert names(tmp_path) == ["step_4.a3", "step_2.a1"]
+    assert not list(folder.checkpoints.glob("step_*.a2/COMPLETE"))
+    whole = attempt(tmp_path / "whole")
+    resumed = attempt(tmp_path)
+    assert losses(tmp_path) == losses(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("moment", ["before COMPLETE", "after COMPLETE"])
+def test_what_a_newer_attempt_starts_from_is_never_removed(tmp_path: Path, moment: str) -> None:
+    """The newer attempt claims and chooses around the very moment at which the older one completes its save, of which it keeps one."""
+    folder = RunFolder(tmp_path)
+    chosen: list[str] = []
+    original = checkpoint.write_json
+
+    def write_json(path: Path, value: Any) -> None:
+        if moment == "after COMPLETE":
+            original(path, value)
+        if not chosen and path.parent.name == "step_4.a1":
+            number = claim(folder)
+            chosen.append(checkpoint.choose(folder, number, 1, 0)[0])
+            record_start(folder, number, chosen[0], {})
+        if moment == "before COMPLETE":
+            original(path, value)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="a newer attempt has taken over"):
+        patch.setattr(checkpoint, "write_json", write_json)
+        attempt(tmp_path, keep=Keep(last=1))
+    assert chosen == ["step_2.a1" if moment == "before COMPLETE" else "step_4.a1"]
+    assert names(tmp_path)[0] == chosen[0] and checkpoint.verify(folder.checkpoints / chosen[0]) is None
+    assert attempt(tmp_path) and len(losses(tmp_path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        (Keep(last=1), [9]),
+        (Keep(last=3), [9, 8, 6]),
+        (Keep(last=1, every=4), [9, 8, 4]),
+        (Keep(last=1, best=2), [9, 2]),
+        (Keep(last=2, every=6, best=4), [9, 8, 6, 4]),
+    ],
+)
+def test_what_is_kept(tmp_path: Path, keep: Keep, kept: list[int]) -> None:
+    attempt(tmp_path, steps=9, keep=keep)
+    assert names(tmp_path) == [f"step_{step}.a1" for step in kept]
+    assert len(list(RunFolder(tmp_path).checkpoints.glob("step_*"))) == len(kept)
+
+
+def test_a_start_that_is_gone_is_an_error_not_a_new_start(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for start in ("", "step_2.a1"):
+        record_start(folder, claim(folder), start, {})
+    with pytest.raises(InputError, match=r"has made progress but no checkpoint of it can be loaded \(none is left\)"):
+        choose(tmp_path)
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_zero_shards_are_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    attempt(tmp_path, until=4, zero=1)
+    before = files(tmp_path)
+    two = deepspeed.Ranks(0, 2, torch.device("cpu"), "gloo", "")
+    with deepspeed.join(), pytest.raises(InputError, match="resume with 1 ranks"):
+        checkpoint.begin(RunFolder(tmp_path), two, 1, {})
+    assert files(tmp_path) == before
+
+
+def test_a_disk_without_room_is_seen_before_the_save(tmp_path: Path) -> None:
+    attempt(tmp_path, until=4)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError) as error:
+        patch.setattr(checkpoint.deepspeed, "state_bytes", lambda engine: 10**18)
+        attempt(tmp_path)
+    told = str(error.value)
+    assert "step_6.a2 could not be written" in told and "the disk is full" in told and "step_4.a1 stays good" in told, told
+    assert names(tmp_path) == ["step_4.a1", "step_2.a1"] and not RunFolder(tmp_path).checkpoint(6, 2).exists()
+    assert "\n" not in told
+
+
+def test_a_file_that_appears_late_on_a_network_file_system_is_waited_for(tmp_path: Path) -> None:
+    late = threading.Timer(0.5, lambda: (tmp_path / "token").write_text("content"))
+    late.start()
+    assert checkpoint._appears(tmp_path / "token", "content")
+    late.join()
+
+
 def test_zero_shards_of_another_number_of_ranks_are_refused(tmp_path: Path) -> None:
     attempt(tmp_path, zero=1)
     with pytest.raises(InputError, match=r"saved by 1 ranks with ZeRO 1.*do not fit 2; resume with 1 ranks"):
@@ -171,7 +279,34 @@ def on_two_ranks(rank: int, world: int, folder: str) -> dict[str, Any]:
     except InputError as error:
         out["refused"] = str(error)
     attempt(Path(folder) / "other")
+    for full in range(world):
+        # half of what this rank writes fits; the other ranks write all of theirs
+        with no_room(full == rank, 4000), pytest.raises(InputError) as told:
+            attempt(Path(folder) / f"full{full}", zero=2)
+        out[f"full{full}"] = str(told.value)
+        attempt(Path(folder) / f"full{full}", zero=2)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError) as told:
+        patch.setattr(checkpoint, "PATIENCE", 0.5)
+        attempt(Path(folder) / "apart" / str(rank))
+    out["apart"] = str(told.value)
     return out
+
+
+@contextmanager
+def no_room(here: bool, most: int) -> Iterator[None]:
+    """While engines save, this process cannot write files longer than `most`: the kernel refuses in the middle, as a full disk does."""
+    original, limits = checkpoint._written, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def written(engine: Any, path: Path) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most if here and path.name.startswith("step_6") else limits[0], limits[1]))
+        try:
+            return original(engine, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_written", written)
+        yield
 
 
 @pytest.mark.distributed
@@ -181,6 +316,16 @@ def test_two_ranks(tmp_path: Path) -> None:
     for out in run_ranks(on_two_ranks, 2, str(tmp_path)):
         assert out["equal0"] and out["equal2"]
         assert "saved by 1 ranks with ZeRO 2" in out["refused"]
+        # a rank that cannot write: all say so, what was good stays, and the same command goes on
+        for full in (0, 1):
+            assert "checkpoint step_6.a1 could not be written" in out[f"full{full}"] and "step_4.a1 stays good" in out[f"full{full}"]
+            assert socket.gethostname() in out[f"full{full}"] and "MB are free" in out[f"full{full}"]
+        assert out["apart"].startswith(f"{tmp_path / 'apart'}") and f"{socket.gethostname()} cannot see" in out["apart"]
+    assert not list((tmp_path / "apart").glob("*/attempts/*"))
+    for full in (0, 1):
+        assert losses(tmp_path / f"full{full}") == losses(tmp_path / "whole2")
+        assert names(tmp_path / f"full{full}") == ["step_8.a2", "step_6.a2"]
+        assert len(list((tmp_path / f"full{full}" / "ckpt").glob("step_*"))) == 2
     for zero in (0, 2):
         assert losses(tmp_path / f"parts{zero}") == losses(tmp_path / f"whole{zero}")
     # under ZeRO 0 another number of ranks goes on

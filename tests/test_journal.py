@@ -1,14 +1,17 @@
 """Journals: one line a record, cut where a later attempt began, and a torn last line does no harm."""
 
 import json
+import resource
 from pathlib import Path
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import journal
 from jobs.journal import Journal
 from jobs.run_folder import RunFolder, claim, record_start
+from shards.errors import InputError
 
 
 def attempt(folder: RunFolder, start: str, first: int, last: int) -> int:
@@ -54,6 +57,25 @@ def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
     assert steps(tmp_path) == [(1, 1), (2, 1)]
 
 
+def test_a_full_disk_leaves_whole_lines_and_is_one_line(tmp_path: Path) -> None:
+    """The kernel takes a part of the record and refuses the rest, as a disk does that gets full."""
+    folder = RunFolder(tmp_path)
+    number = claim(folder)
+    record_start(folder, number, "", {})
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(folder.journal(number)) as records:
+        records.write("step", step=1, loss=0.0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (folder.journal(number).stat().st_size + 20, size[1]))
+        try:
+            with pytest.raises(InputError, match=r"cannot write .*0001\.jsonl: .*; make room"):
+                records.write("step", step=2, loss=0.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, size)
+        assert records.step == 1 and folder.journal(number).read_bytes().endswith(b"}\n")
+        records.write("end", step=1, status="failed", message="full")
+    assert steps(tmp_path) == [(1, 1)] and [r["type"] for r in journal.read(tmp_path)] == ["step", "end"]
+
+
 def test_records_are_readable_while_the_writer_is_open(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with Journal(folder.journal(1)) as records:
@@ -75,6 +97,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1)), min_size=1, max_size=5))
 def test_steps_are_consecutive_whatever_was_killed_when(lengths: list[tuple[int, float]], tmp_path_factory: object) -> None:
     """Each attempt starts from some step that its predecessor reached: the steps read back are 1, 2, 3, ... without gap or repeat."""
