@@ -19,3 +19,13 @@ class Schedule:
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         return self.lr * (0.1 if step >= round(self.drop_at * self.steps) else 1.0)
+
+
+def scaled_lr(lr: float, batch: int, other: int, warmup: int, steps: int, steps_per_epoch: int) -> tuple[float, int]:
+    """(rate, steps of warm-up) for a batch of `other` where (lr, batch, warmup) were tuned: the linear scaling rule of Goyal et al. (2017).
+
+    The rate grows with the batch, and takes five epochs to get there, a tenth of the schedule at most. A smaller batch needs no more
+    warm-up than before."""
+    if other <= batch:
+        return lr * other / batch, warmup
+    return lr * other / batch, max(warmup, min(5 * steps_per_epoch, steps // 10))
