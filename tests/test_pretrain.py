@@ -26,8 +26,9 @@ from acsar.scdnet import SCDNet
 from acsar.types import Batch
 from jobs import journal, weights
 from jobs.codec import decode, encode
+from jobs.evaluation import Evaluation
 from jobs.pretrain import Pretrain, plan
-from jobs.run_folder import RunFolder, read_json
+from jobs.run_folder import RunFolder, read_json, trusted
 from jobs.stages import write_job
 from jobs.worker import main
 from shards import protocols
@@ -142,6 +143,61 @@ def test_killed_and_interrupted_at_any_step_equals_never_stopped(packed: Path, r
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights_of(broken).items())
     evaluations = [evaluated(runs / name / "joint") for name in ("whole", "broken")]
     assert evaluations[0] == evaluations[1] and len(evaluations[0]) > 1
+
+
+def test_an_evaluation_that_an_interruption_skipped_is_made_up_for(packed: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal in the very step after which one is due, and in the last step: saved at once, evaluated by the next attempt."""
+    whole = job(packed, runs, "whole", evaluate_every=1)
+    whole("joint")
+    forward, calls = SCDNet.forward, []
+    epoch = plan(whole, 1).steps_per_epoch
+    broken = runs / "broken" / "joint"
+
+    def asked(method: SCDNet, batch: Batch) -> dict[str, Tensor]:
+        calls.append(batch)
+        if len(calls) in (epoch, STEPS):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return forward(method, batch)
+
+    monkeypatch.setattr(SCDNet, "forward", asked)
+    for step in (epoch, STEPS):
+        left = job(packed, runs, "broken", evaluate_every=1)("joint")
+        assert (left["status"], left["step"]) == ("interrupted", step)
+        assert step not in [step for step, _ in evaluated(broken)]
+    assert job(packed, runs, "broken", evaluate_every=1)("joint")["status"] == "finished"
+    assert len(calls) == STEPS and len(evaluated(broken)) > 1
+    assert evaluated(broken) == evaluated(runs / "whole" / "joint")
+    assert losses(broken) == losses(runs / "whole" / "joint")
+    both = weights_of(broken), weights_of(runs / "whole" / "joint")
+    assert all(torch.equal(tensor, both[1][name]) for name, tensor in both[0].items())
+
+
+def test_the_best_evaluation_s_checkpoint_is_made_and_kept(packed: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accuracies of the evaluations are given here: the best is the second of five, two of them before an interruption."""
+    given = iter([10.0, 50.0, 20.0, 50.0, None])
+    monkeypatch.setattr(Evaluation, "__call__", lambda self: {"held_aside_knn1": next(given)})
+    settings = {"evaluate_every": 1, "keep_best": True, "keep_last": 1, "save_every": 0}
+    epoch = plan(job(packed, runs), 1).steps_per_epoch
+    settings["steps"] = 5 * epoch
+    job(packed, runs, stop_after=2 * epoch, **settings)("joint")
+    folder = RunFolder(runs / "one" / "joint")
+    assert [path.name for path in trusted(folder)] == [f"step_{2 * epoch}.a1"]
+    job(packed, runs, **settings)("joint")
+    assert [path.name for path in trusted(folder)] == [f"step_{5 * epoch}.a2", f"step_{2 * epoch}.a1"]
+    with pytest.raises(InputError, match="--keep-last 0 would keep no checkpoint"):
+        job(packed, runs, keep_last=0)("joint")
+
+
+def test_what_a_run_says_of_itself_on_the_way(packed: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACSAR_TAG", "12_1.0.3")
+    job(packed, runs, stop_after=2)("joint")
+    folder = RunFolder(runs / "one" / "joint")
+    beat = read_json(folder.heartbeat / "0.json")
+    assert (beat["phase"], beat["step"], beat["attempt"], beat["tag"]) == ("ended", 2, 1, "12_1.0.3") and beat["busy_ms"] > 0
+    start = journal.last(journal.read(folder.path), "start")
+    assert start is not None and (start["tag"], start["job"]) == ("12_1.0.3", "12_1")
+    claim = read_json(folder.attempts / "0001.json")
+    assert (claim["tag"], claim["job"], claim["start"]) == ("12_1.0.3", "12_1", "")
 
 
 def test_stop_after_leaves_a_resumable_run(packed: Path, runs: Path) -> None:
