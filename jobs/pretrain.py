@@ -166,12 +166,17 @@ def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> Non
     if not folder.config.is_file():
         return
     config = read_json(folder.config)
-    then = _flat(config["job"]) | {"content id of the data": config["facts"]["content_id"]}
-    now = _flat(encode(job)) | {"content id of the data": content_id}
-    names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name) and name not in MAY_DIFFER]
-    if names:
-        told = ", ".join(f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in names)
+    data = "content id of the data"
+    told = differences({**config["job"], data: config["facts"]["content_id"]}, {**encode(job), data: content_id})
+    if told:
         raise InputError(f"{folder.path} belongs to another configuration: {told}; give another --name or the old values")
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """In words, the fields in which two jobs (as JSON) are not the same experiment; "" when they are."""
+    then, now = _flat(then), _flat(now)
+    names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name) and name not in MAY_DIFFER]
+    return ", ".join(f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in names)
 
 
 def submission() -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jobs.codec import encode
 from jobs.fuse import Fuse
-from jobs.prepare import OPEN, Prepare, describe, named, packed_folder, packing, resolved
+from jobs.prepare import OPEN, Prepare, named, packed_folder, packing, resolved
 from jobs.pretrain import Pretrain, plan
 from jobs.probe import Probe
 from jobs.stages import finished, write_job
@@ -26,7 +26,7 @@ from launch.cli import finish, print_json
 from launch.cluster import on_slurm, place, shape
 from launch.data import say
 from launch.profiles import Profile, read_profile
-from launch.queued import DONE, submit_missing, submit_streams, wait, what_next
+from launch.queued import DONE, described, submit_missing, submit_streams, wait, what_next
 from launch.snapshot import snapshot
 from launch.submission import Shape
 from launch.tracking import prepared
@@ -104,7 +104,7 @@ def submit_chain(job: Pretrain, raw: bool, label: str, asked: Shape, profile: Pr
         description = write_job(Prepare(job, label), run / "pack" / "job.json")
         jobs["pack"] = submit_missing(Unit(run, "pack"), "prepare", description, [""], one, profile, code)
     else:
-        describe(job)
+        described(job)
     jobs |= submit_streams(job, asked, profile, jobs.get("pack", []))
     trained = [number for stream in job.streams for number in jobs[stream]]
     probe, fuse = later(job)

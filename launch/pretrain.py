@@ -30,7 +30,7 @@ from launch.cli import finish, parse, print_json, value_of
 from launch.cluster import Cluster, Place, on_slurm, place, shape
 from launch.data import packed_set, say
 from launch.profiles import read_profile
-from launch.queued import DONE, submit_streams, wait, what_next
+from launch.queued import DONE, described, submit_streams, wait, what_next
 from launch.streams import run_streams
 from launch.submission import script
 from launch.tracking import prepared, tracked
@@ -132,7 +132,7 @@ def queued(command: Command) -> int:
         say(texts[job.streams[0]])
         print_json({"job": encode(job), "place": asdict(asked), "plan": asdict(numbers), "scripts": texts})
         return 0
-    describe(job)
+    described(job)
     with prepared(job.runs, job.name, where.track):  # an experiment that exists is not made by three jobs at once
         jobs = submit_streams(job, asked, profile)
     what_next(run)

@@ -4,8 +4,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import stages
-from jobs.pretrain import STREAMS, Pretrain
+from jobs import InputError, stages
+from jobs.codec import encode
+from jobs.prepare import describe
+from jobs.pretrain import STREAMS, Pretrain, differences
+from jobs.run_folder import read_json
 from launch import scheduler
 from launch.data import say
 from launch.profiles import Profile
@@ -19,6 +22,17 @@ from launch.view import ALIVE, Slurm, UnitView, look
 ASK_EVERY = 10.0  # seconds between two questions to the scheduler while waiting
 POLL = 1.0
 DONE = ("finished", "stopped")  # states of units with which all is well
+
+
+def described(job: Pretrain) -> Path:
+    """Write RUNS/NAME/job.json. Raises InputError when streams of another configuration trained under this name, or wait in the queue:
+    they read the file when they start."""
+    run = job.runs / job.name
+    waiting = [number for stream in STREAMS for number in in_queue(Unit(run, stream)).values()]
+    told = differences(read_json(run / "job.json"), encode(job)) if waiting else ""
+    if told:
+        raise InputError(f"{run} has jobs of another configuration in the queue ({', '.join(waiting)}): {told}; give another --name")
+    return describe(job)
 
 
 def submit_streams(job: Pretrain, shape: Shape, profile: Profile, after: Sequence[str] = ()) -> dict[str, list[str]]:
