@@ -24,6 +24,7 @@ from shards.errors import InputError
 
 DeepSpeedEngine = Any  # DeepSpeed has no types
 Result = TypeVar("Result")
+UNWRITTEN = ("inline_container", "write()", "iostream error")  # how torch's writers say that the disk took nothing
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,8 @@ def _errors_last(engine: DeepSpeedEngine) -> Iterator[None]:
             try:
                 write(*arguments, **named)
             except Exception as error:
-                # torch's writers turn a failed write into one of these
                 told = str(error).partition("\n")[0]
-                unwritten = isinstance(error, RuntimeError) and ("inline_container" in told or "write()" in told)
+                unwritten = isinstance(error, RuntimeError) and any(word in told for word in UNWRITTEN)
                 errors.append(OSError(told) if unwritten else error)
 
         return call

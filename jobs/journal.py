@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from jobs.run_folder import RunFolder, attempts, writing
+from shards.manifest import sync_folder
 
 Record = dict[str, Any]
 
@@ -29,6 +30,8 @@ class Journal:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = path.open("ab", buffering=0)
+                sync_folder(path.parent)
+                sync_folder(path.parent.parent)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one record, whole or not at all. Raises InputError when the disk does not take it."""

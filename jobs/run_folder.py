@@ -127,7 +127,9 @@ def claim(folder: RunFolder) -> int:
             os.close(os.open(folder.attempts / f"{number:04d}.json", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             continue
-        sync_folder(folder.attempts)
+        # the claim, and the names of the folders above it, whoever made them
+        for changed in (folder.attempts, folder.path, *folder.path.parents[:2]):
+            sync_folder(changed)
         return number
 
 

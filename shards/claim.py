@@ -3,6 +3,7 @@
 A record is linked into place, which fails when the number exists: no lock, no clock and no second look is needed."""
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -39,7 +40,9 @@ class Claim:
                         f"or if that job is gone remove {folder} and start again"
                     )
                 number = int(held[-1].name.split(".")[1]) + 1 if held else 0
-                return cls(folder, _link(folder / f"owner.{number:04d}.json"))
+                claim = cls(folder, _link(folder / f"owner.{number:04d}.json"))
+                claim._remove_gone()
+                return claim
             except (FileExistsError, FileNotFoundError):
                 if folder.exists() and not folder.is_dir():
                     raise InputError(f"{folder} is a file, and packing needs that name for a folder: move it away") from None
@@ -65,7 +68,12 @@ class Claim:
         """Remove the folder, for others in one step."""
         gone = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.gone")
         self.folder.rename(gone)
-        shutil.rmtree(gone)
+        self._remove_gone()
+
+    def _remove_gone(self) -> None:
+        """Remove what was discarded, also by an owner that was killed meanwhile."""
+        for gone in self.folder.parent.glob(f"{glob.escape(self.folder.name)}.*.gone"):
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _link(path: Path) -> Path:
