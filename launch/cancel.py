@@ -28,7 +28,6 @@ from jobs.run_folder import read_json, write_json
 from launch import scheduler
 from launch.beats import Rank
 from launch.cli import finish, parse, print_json
-from launch.data import say
 from launch.traces import find
 from launch.unit import Unit
 from launch.view import ALIVE, UnitView, look, upstream
@@ -67,7 +66,7 @@ def main(argv: list[str]) -> int:
         print_json({"run": str(run), "units": [asdict(one) for one in done]})
     else:
         for one in done:
-            say(f"{one.key}: {one.why}")
+            print(f"{one.key}: {one.why}")
     return 0
 
 

@@ -52,7 +52,9 @@ class Found:
     """The newest log of a unit, and what failed ranks said in the newest start."""
 
     view: UnitView
+    rank: int
     path: Path | None
+    size: int  # of the log when it was found
     failures: list[dict[str, Any]]
 
 
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
         for one in found:
             print("\n".join(shown(one, command.lines)), flush=True)
         if command.follow:
-            follow(run, found, command.rank)
+            follow(run, found)
     return 0
 
 
@@ -90,7 +92,9 @@ def find_log(run: Path, view: UnitView, rank: int | None) -> Found:
     if path is None and rank is not None:
         known = sorted({int(file.stem.split("_")[-2 if file.suffix == ".out" else -1]) for file in files(unit)})
         raise InputError(f"rank {rank} of {unit.folder} has no log; there are {', '.join(map(str, known)) or 'none'}")
-    return Found(view, path or newest(unit, view, 0), failures)
+    if path is None:
+        wanted, path = 0, newest(unit, view, 0)
+    return Found(view, wanted, path, path.stat().st_size if path else 0, failures)
 
 
 def files(unit: Unit) -> list[Path]:
@@ -107,16 +111,17 @@ def newest(unit: Unit, view: UnitView, rank: int) -> Path | None:
     return max(of_jobs or of_rank, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a file."""
+def tail(path: Path | None, size: int, lines: int) -> list[str]:
+    """The last lines of a file's first `size` bytes."""
+    if path is None or lines < 1:
+        return []
+    position, content = size, b""
     with path.open("rb") as file:
-        position = file.seek(0, os.SEEK_END)
-        content = b""
         while position > 0 and content.count(b"\n") <= lines:
             step = min(BLOCK, position)
             position = file.seek(position - step)
             content = file.read(step) + content
-    return content.decode(errors="replace").splitlines()[-lines:] if lines > 0 else []
+    return content.decode(errors="replace").splitlines()[-lines:]
 
 
 def said(found: Found) -> list[str]:
@@ -135,13 +140,13 @@ def shown(found: Found, lines: int) -> list[str]:
     view = found.view
     head = [f"== {view.key} ({view.state}): {found.path or f'no log in {view.key}/logs yet'}"]
     head += [f"   {words}" for words in dict.fromkeys((view.why, view.error)) if words]
-    return [*head, *(tail(found.path, lines) if found.path else [])]
+    return [*head, *tail(found.path, found.size, lines)]
 
 
 def document(found: Found, lines: int) -> dict[str, Any]:
     """The same as JSON values."""
     view = found.view
-    last = tail(found.path, lines) if found.path else []
+    last = tail(found.path, found.size, lines)
     return {
         "key": view.key,
         "state": view.state,
@@ -152,24 +157,24 @@ def document(found: Found, lines: int) -> dict[str, Any]:
     }
 
 
-def follow(run: Path, found: list[Found], rank: int | None) -> None:
+def follow(run: Path, found: list[Found]) -> None:
     """Print what is appended, newer logs of the same units too, until nobody works on them any more."""
-    slurm, keys = Slurm(), [one.view.key for one in found]
-    places = {one.view.key: (one.path, one.path.stat().st_size if one.path else 0) for one in found}
+    slurm, ranks = Slurm(), {one.view.key: one.rank for one in found}
+    places = {one.view.key: (one.path, one.size) for one in found}
     looked, alive = 0.0, True
     while True:
         for key, (path, position) in places.items():
             if path is not None:
-                places[key] = (path, position + _print_from(path, position, key if len(keys) > 1 else ""))
+                places[key] = (path, position + _print_from(path, position, key if len(ranks) > 1 else ""))
         if not alive:
             return
         if time.monotonic() - looked >= LOOK_EVERY:
-            views = [view for view in look(run, slurm) if view.key in keys]
+            views = [view for view in look(run, slurm) if view.key in ranks]
             alive, looked = any(view.state in ALIVE for view in views), time.monotonic()
             for view in views:
-                now = newest(Unit(run, view.key), view, rank or 0)
-                if now != places[view.key][0]:
-                    places[view.key] = (now, 0)
+                path = newest(Unit(run, view.key), view, ranks[view.key])
+                if path != places[view.key][0]:
+                    places[view.key] = (path, 0)
         time.sleep(POLL if alive else 0)
 
 

@@ -24,12 +24,10 @@ import tyro
 
 from jobs import InputError
 from jobs.codec import encode
-from jobs.pretrain import Pretrain
 from jobs.replay import STREAMS
 from jobs.run_folder import read_json
 from launch import scheduler
 from launch.cli import finish, parse, print_json
-from launch.data import say
 from launch.submission import resubmit
 from launch.traces import find
 from launch.unit import Unit
@@ -72,9 +70,9 @@ def main(argv: list[str]) -> int:
         print_json({"run": str(run), "units": [asdict(verdict) for verdict in verdicts]})
         return 0
     for verdict in verdicts:
-        say(f"{verdict.key}: {verdict.why}")
+        print(f"{verdict.key}: {verdict.why}")
     for line in dict.fromkeys(verdict.command for verdict in verdicts if verdict.command):
-        say(f"type: {line}")
+        print(f"type: {line}")
     return 0
 
 
@@ -118,6 +116,8 @@ def reason_to_leave(run: Path, view: UnitView) -> str:
 
 def continues(run: Path) -> str:
     """The command that continues a comparison which ran without a scheduler: what its job file says beyond the recipe's numbers."""
+    from jobs.pretrain import Pretrain  # torch: seconds that only this answer is worth
+
     path = run / "job.json"
     if not path.is_file():
         return "the command that started it"

@@ -41,7 +41,7 @@ REASONS = {
     "Resources": "it is next, as soon as enough nodes are free",
     "Dependency": "another job must end well first",
     "DependencyNeverSatisfied": "a job that it waits for failed",
-    "BeginTime": "Slurm starts it again in a moment",
+    "BeginTime": "its time to start has not come yet (a job that was put back waits a moment)",
     "JobArrayTaskLimit": "as many parts run at once as the cluster profile permits",
     "JobHeldUser": "held by its user; scontrol release frees it",
     "JobHeldAdmin": "held by an administrator",
