@@ -29,7 +29,18 @@ say() { echo "--- $(date '+%F %T') ${ACSAR_TAG:-$job}: $*"; }
 
 run_python() { eval "$ACSAR_PYTHON -P"' "$@"'; }
 
-srun() { command srun ${fewer[@]+"${fewer[@]}"} "$@"; }
+# In the background: bash acts on a TERM while it waits, not while a command runs, and hung ranks leave it no other moment.
+srun() {
+    local code
+    command srun ${fewer[@]+"${fewer[@]}"} "$@" &
+    wait $!
+    code=$?
+    while kill -0 $! 2> /dev/null && ! ending; do # somebody's TERM, and the ranks go on
+        wait $!
+        code=$?
+    done
+    return $code
+}
 
 # Name the next start of the ranks. False when a node cannot take part.
 begin() {
@@ -86,6 +97,9 @@ facts() {
     done
     echo silent
 }
+
+# Slurm says that the job is over, or about to be.
+ending() { case " $(facts) " in *" JobState=RUNNING "* | " silent " | "  ") false ;; esac }
 
 # Put this job back into the queue, once: Slurm then ends this script. Never a job that was cancelled or is queued already.
 requeue() {

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,13 @@ WORDS = {
 case " $* " in *" look "*) cat "$HERE/answers"; exit;; esac
 printf '%s|' "$ACSAR_TAG" "$@" >> "$HERE/starts"; echo >> "$HERE/starts"
 read -r code < "$HERE/codes"; sed -i 1d "$HERE/codes"
-[ "$code" != wait ] || { trap 'exit 143' TERM; touch "$HERE/waiting"; sleep 30 & wait; }
-exit "$code"
+case $code in
+    leave) trap 'exit 143' TERM;;
+    hang) trap '' TERM;;
+    *) exit "$code";;
+esac
+touch "$HERE/waiting"
+sleep 30 & wait
 """,
     "scontrol": """
 case $1 in show) cat "$HERE/job";; requeue) echo "$2" >> "$HERE/requeued";; esac
@@ -190,17 +196,39 @@ def test_python_may_be_several_words(bench: Bench) -> None:
     assert bench.ends() == [("7.0.1", "done")]
 
 
-def test_the_script_outlives_the_signal_by_which_slurm_ends_it(bench: Bench) -> None:
-    path = bench.prepare(["wait"], OVERDUE)
+@pytest.mark.parametrize("ranks", ["leave", "hang"])
+def test_the_script_outlives_the_signal_by_which_slurm_ends_it(bench: Bench, ranks: str) -> None:
+    with running(bench, ranks, OVERDUE) as script:
+        os.killpg(script.pid, signal.SIGTERM)
+        assert script.wait(30) == 75
+        if ranks == "hang":
+            os.killpg(script.pid, signal.SIGKILL)
+    assert bench.lines("requeued") == ["7"]
+    assert bench.starts() == ["7.0.1"]
+
+
+def test_a_stray_signal_does_not_part_the_script_from_its_ranks(bench: Bench) -> None:
+    with running(bench, "leave", JOB) as script:
+        script.terminate()
+        time.sleep(0.5)
+        assert script.poll() is None
+        os.killpg(script.pid, signal.SIGTERM)  # now the ranks too; Slurm still says RUNNING
+        assert script.wait(30) == 0
+    assert bench.starts() == ["7.0.1", "7.0.2"]
+    assert bench.ends() == [("7.0.1", "again"), ("7.0.2", "done")]
+
+
+@contextmanager
+def running(bench: Bench, ranks: str, job: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """The batch script while its ranks wait for a signal."""
+    path = bench.prepare([ranks, "0"], job)
     with subprocess.Popen(
         ["bash", str(path)], env=bench.env, stdout=bench.log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
+    ) as script:
         end = time.monotonic() + 30
         while not (bench.here / "waiting").exists() and time.monotonic() < end:
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(30) == 75
-    assert bench.lines("requeued") == ["7"]
+        yield script
 
 
 def test_no_decision_ends_the_job_with_the_ranks_code(bench: Bench) -> None:
