@@ -64,6 +64,7 @@ after() {
         again)
             [ "${#words[@]}" = 1 ] || fewer=("${words[@]:1}")
             trap : TERM
+            [ $((SECONDS - started)) -gt 120 ] || sleep $((5 * round)) # what passes by itself must not use up all tries in a minute
             return 0
             ;;
         requeue)

@@ -40,6 +40,7 @@ sleep 30 & wait
 case $1 in show) cat "$HERE/job";; requeue) echo "$2" >> "$HERE/requeued";; esac
 """,
     "sinfo": "echo 'n[1-4]'",
+    "sleep": 'case $1 in 30) exec /bin/sleep 30;; *) echo "$1" >> "$HERE/slept";; esac',
 }
 
 
@@ -118,6 +119,7 @@ def test_ranks_that_finish(bench: Bench) -> None:
 def test_a_crash_starts_the_ranks_again_in_the_same_place(bench: Bench) -> None:
     assert bench.run(1, 139, 0) == 0
     assert bench.starts() == ["7.0.1", "7.0.2", "7.0.3"]
+    assert bench.lines("slept") == ["0", "5", "0", "10", "0"]  # before Slurm is asked, and longer and longer between starts
     assert bench.ends() == [("7.0.1", "again"), ("7.0.2", "again"), ("7.0.3", "done")]
 
 
