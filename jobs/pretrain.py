@@ -31,7 +31,7 @@ from shards.stream import PackedSet
 STREAMS = ("joint", "bone", "motion")
 # what may change between two calls of the same run (the data are compared by content id); all else is another experiment
 MAY_DIFFER = (
-    *("data", "runs", "name", "streams", "nodes", "workers"),
+    *("data", "runs", "name", "streams", "nodes", "workers", "lr_rule"),
     *("stop_after", "save_every", "keep_last", "keep_every", "keep_best"),
 )
 
@@ -55,6 +55,7 @@ class Pretrain:
     weight_decay: float = 1e-4  # of SGD, on everything
     drop_at: float = 350 / 450  # share of the schedule after which the learning rate is a tenth
     warmup: int = 0  # steps of linear warm-up
+    lr_rule: Literal["", "linear"] = ""  # linear: lr and warm-up were scaled with the batch (--lr auto), which the recipe does not do
     seed: int = 0  # of initialisation, order, augmentation and dropout
     nodes: int = 1  # machines, or simulated ones
     zero: Literal[0, 1, 2] = 0  # DeepSpeed ZeRO stage

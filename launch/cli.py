@@ -80,6 +80,16 @@ def value_of(argv: Sequence[str], flag: str, otherwise: str) -> str:
     return found
 
 
+def without(argv: Sequence[str], flag: str) -> list[str]:
+    """The words without this flag and its value."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and word != flag and not word.startswith(flag + "="):
+            kept.append(word)
+        skip = word == flag
+    return kept
+
+
 def finish(main: Callable[[list[str]], int]) -> NoReturn:
     """Run a script's main on the command line's words and exit as design asks: 0 done, 2 the user can mend it, 130 Ctrl-C."""
     try:

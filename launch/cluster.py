@@ -2,14 +2,14 @@
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from jobs import InputError, cores
 from launch import scheduler
 from launch.pool import Ranks
-from launch.profiles import Profile, minutes
+from launch.profiles import Profile, minutes, read_profile
 from launch.submission import Shape
 from launch.local_job import LocalJob
 
@@ -82,13 +82,9 @@ def place(nodes: int, streams: int) -> Place:
 def shape(profile: Profile, nodes: int, side_by_side: int) -> Shape:
     """What one of `side_by_side` jobs of `nodes` nodes asks Slurm for: a rank per GPU, or one per node without GPUs.
 
-    Raises InputError for a partition that does not exist or is too small."""
+    Raises InputError for a partition that does not exist, is too small, or does not give what the profile asks for."""
     check_nodes(nodes)
-    partitions = {partition.name: partition for partition in scheduler.partitions()}
-    found = partitions.get(profile.partition) if profile.partition else next((p for p in partitions.values() if p.default), None)
-    if found is None:
-        named = f"partition {profile.partition!r} does not exist" if profile.partition else "the cluster has no default partition"
-        raise InputError(f"{named}; name one of {', '.join(partitions)} in the cluster profile")
+    found = partition_of(profile)
     if nodes > found.nodes:
         raise InputError(f"--nodes {nodes}: partition {found.name} has {found.nodes} nodes ({found.usable} usable now)")
     gpus = found.gpus_per_node if profile.gpus_per_node is None else profile.gpus_per_node
@@ -100,6 +96,25 @@ def shape(profile: Profile, nodes: int, side_by_side: int) -> Shape:
         ends = f"partition {found.name} ends jobs after {found.limit_minutes} minutes"
         raise InputError(f"a time of {profile.time}: {ends}; say time = {found.limit_minutes} in the cluster profile")
     return Shape(nodes, max(1, gpus), cpus, gpus)
+
+
+def profile_for(path: Path | None) -> Profile:
+    """The cluster profile; a time that nobody chose is cut to what its partition gives. Raises InputError for a profile that is wrong."""
+    profile = read_profile(path)
+    limit = partition_of(profile).limit_minutes
+    if profile.time == Profile().time and limit is not None and limit < minutes(profile):
+        return replace(profile, time=str(limit))
+    return profile
+
+
+def partition_of(profile: Profile) -> scheduler.Partition:
+    """The profile's partition, or the cluster's default one. Raises InputError naming what there is."""
+    partitions = {partition.name: partition for partition in scheduler.partitions()}
+    found = partitions.get(profile.partition) if profile.partition else next((p for p in partitions.values() if p.default), None)
+    if found is None:
+        named = f"partition {profile.partition!r} does not exist" if profile.partition else "the cluster has no default partition"
+        raise InputError(f"{named}; name one of {', '.join(partitions)} in the cluster profile")
+    return found
 
 
 def check_nodes(nodes: int) -> None:
@@ -123,3 +138,9 @@ def gpu_count() -> int:
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return 0
     return len(listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
+def gpu_name() -> str:
+    """What the first GPU of this machine calls itself."""
+    listed = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30)
+    return (listed.stdout.splitlines() or ["gpu"])[0]

@@ -48,9 +48,9 @@ def main(argv: list[str]) -> int:
     began = time.monotonic()
     words = ["--recipe", "demo", "--runs", str(demo.runs), "--name", demo.name, "--nodes", str(demo.nodes), "--seed", str(demo.seed)]
     words += ["--evaluate-every", "4"]  # often enough for a curve of the held-aside people's accuracy
-    job = pretrain.read(words + (["--steps", str(demo.steps)] if demo.steps else [])).job
-    here = place(job.nodes, len(job.streams))
-    job = pretrain.resolve(job, "label")
+    command = pretrain.read(words + (["--steps", str(demo.steps)] if demo.steps else []))
+    here = place(demo.nodes, len(command.job.streams))
+    job = pretrain.resolve(command, here.world)
     numbers = plan(job, here.world)
     pretrain.show(job, numbers, here.describe())
     if demo.dry_run:

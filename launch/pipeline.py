@@ -15,6 +15,7 @@ prepare()
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from jobs import InputError
 from jobs.codec import encode
 from jobs.fuse import Fuse
 from jobs.prepare import OPEN, Prepare, named, packed_folder, packing, resolved
@@ -23,9 +24,9 @@ from jobs.probe import Probe
 from jobs.stages import finished, write_job
 from launch import pretrain
 from launch.cli import finish, print_json
-from launch.cluster import on_slurm, place, shape
+from launch.cluster import on_slurm, place, profile_for, shape
 from launch.data import say
-from launch.profiles import Profile, read_profile
+from launch.profiles import Profile
 from launch.queued import DONE, described, submit_missing, submit_streams, wait, what_next
 from launch.snapshot import snapshot
 from launch.submission import Shape
@@ -44,7 +45,7 @@ def here(command: pretrain.Command) -> int:
     """Every stage on this machine, one after the other."""
     where = command.where
     machine = place(command.job.nodes, len(command.job.streams))
-    job = pretrain.resolve(command.job, where.label)
+    job = pretrain.resolve(command, machine.world)
     numbers = plan(job, machine.world)
     pretrain.show(job, numbers, machine.describe())
     if where.dry_run:
@@ -71,15 +72,18 @@ def here(command: pretrain.Command) -> int:
 
 def on_cluster(command: pretrain.Command) -> int:
     """Every stage as jobs that wait for each other; returns when they are in the queue, with --wait when they have ended."""
-    where, profile = command.where, read_profile(command.where.cluster_profile)
+    where, profile = command.where, profile_for(command.where.cluster_profile)
     asked = shape(profile, command.job.nodes, len(command.job.streams))
     job = pretrain.rooted(command.job)
     raw = packing(job.data, job.runs, where.label) is not None
     packed = packed_folder(job.data, job.runs, where.label)
+    if raw and where.scale_lr:
+        raise InputError(f"--lr auto needs the number of clips, and {job.data} is not packed yet: python launch/pack.py first")
     if raw and job.name == OPEN:
         job = replace(job, name=f"{job.recipe}-{named(job.data, packed)}-s{job.seed}")
     if not raw:
         job = resolved(job, packed)
+        job = pretrain.scaled(job, asked.world) if where.scale_lr else job
         pretrain.show(job, plan(job, asked.world), asked.describe())
     order = ["pack"] * raw + [*job.streams, "probe", "fuse"]
     if where.dry_run:

@@ -26,10 +26,12 @@ from jobs.codec import encode
 from jobs.prepare import OPEN, SYNTHETIC, describe, resolved
 from jobs.pretrain import STREAMS, Plan, Pretrain, plan
 from jobs.run_folder import read_json
-from launch.cli import finish, parse, print_json, value_of
-from launch.cluster import Cluster, Place, on_slurm, place, shape
+from jobs.schedule import scaled_lr
+from jobs.timings import measure
+from launch.cli import finish, parse, print_json, value_of, without
+from launch.cluster import Cluster, Place, gpu_name, on_slurm, place, profile_for, shape
 from launch.data import packed_set, say
-from launch.profiles import read_profile
+from launch.predict import NETWORK_GBIT, DeviceGuess, Prediction, lines, predict
 from launch.queued import DONE, described, submit_streams, wait, what_next
 from launch.streams import run_streams
 from launch.submission import script
@@ -43,6 +45,10 @@ class Where:
 
     cluster: Cluster = "auto"  # auto = Slurm if its controller answers, else this machine
     cluster_profile: Path | None = None  # TOML file: partition, account, time, modules, ... (docs/cluster.toml); or $ACSAR_CLUSTER_PROFILE
+    scale_lr: bool = False  # or --lr auto: the recipe's rate times batch / the recipe's batch, with warm-up; the recipe does not do that
+    network_gbit: float = NETWORK_GBIT  # of --dry-run's predictions: the network of a node
+    device: str = "auto"  # of --dry-run's predictions: cpu, H100, A100, ...; auto = as here, or what the partition has
+    measure: bool = False  # --dry-run takes a few steps here for better predictions
     wait: bool = False  # on Slurm: stay until every stream has ended, with a live table
     label: str = "label"  # of raw data: the label column(s), as in pack.py
     dry_run: bool = False  # print the resolved configuration and the batch arithmetic, train nothing
@@ -63,6 +69,8 @@ def read(argv: list[str], about: str = __doc__ or "") -> Command:
     recipe = value_of(argv, "--recipe", "acsar" if value_of(argv, "--data", "") else "demo")
     runs = Path(os.environ.get("ACSAR_RUNS", "runs"))
     default = Pretrain.of(recipe, data=SYNTHETIC, name=OPEN, runs=runs, protocol=OPEN)
+    if value_of(argv, "--lr", "") == "auto":
+        argv = [*without(argv, "--lr"), "--scale-lr"]
     if value_of(argv, "--epochs", ""):
         default = replace(default, steps=None)  # the recipe's number of steps would win over what was asked for
     command = parse(Command, argv, about, default=Command(default))
@@ -72,10 +80,18 @@ def read(argv: list[str], about: str = __doc__ or "") -> Command:
     return command
 
 
-def resolve(job: Pretrain, label: str) -> Pretrain:
-    """The job with everything decided: packed data, protocol, name."""
-    job = rooted(job)
-    return resolved(job, packed_set(job.data, job.runs, label))
+def resolve(command: Command, world: int) -> Pretrain:
+    """The job with everything decided: packed data, protocol, name, learning rate."""
+    job = rooted(command.job)
+    job = resolved(job, packed_set(job.data, job.runs, command.where.label))
+    return scaled(job, world) if command.where.scale_lr else job
+
+
+def scaled(job: Pretrain, world: int) -> Pretrain:
+    """The job with the recipe's learning rate scaled to its batch."""
+    recipe, numbers = Pretrain.of(job.recipe, job.data, job.name), plan(job, world)
+    lr, warmup = scaled_lr(recipe.lr, recipe.batch_size, job.batch_size, recipe.warmup, numbers.steps, numbers.steps_per_epoch)
+    return replace(job, lr=lr, warmup=warmup, lr_rule="linear")
 
 
 def rooted(job: Pretrain) -> Pretrain:
@@ -90,22 +106,37 @@ def show(job: Pretrain, numbers: Plan, where: str) -> None:
     share = f"{job.method.queue / numbers.train:.0%} of the training clips"
     say(f"{job.name}: recipe {job.recipe}, streams {', '.join(job.streams)}, protocol {job.protocol}, data {job.data}")
     say(f"  {numbers.train} clips train, {numbers.aside} kept aside, {numbers.test} test; {batch}; {steps}")
-    say(f"  queue {job.method.queue} = {share}; lr {job.lr}, a tenth from step {numbers.drop_step}")
+    rate = f"lr {job.lr:g}, a tenth from step {numbers.drop_step}"
+    if job.lr_rule:
+        rate += f", scaled with the batch after {job.warmup} steps of warm-up: a deviation from the recipe"
+    say(f"  queue {job.method.queue} = {share}; {rate}")
     if numbers.provenance:
         marked = "; tagged supervision=text-from-label" if numbers.supervision != "none" else ""
         say(f"  captions: {numbers.provenance}{marked}")
     say(f"  on {where}")
 
 
+def foresee(job: Pretrain, numbers: Plan, device: DeviceGuess, where: Where) -> Prediction:
+    """Say what the job will cost."""
+    device = device if where.device == "auto" else replace(device, name=where.device)
+    measured = measure(job, (numbers.rows, 2 * numbers.rows)) if where.measure else ()
+    predicted = predict(job, numbers, device, where.network_gbit, job.runs, measured)
+    for line in lines(predicted):
+        say(line)
+    return predicted
+
+
 def here(command: Command) -> int:
     """Train on this machine until every stream has ended."""
     where = command.where
     machine = place(command.job.nodes, len(command.job.streams))
-    job = resolve(command.job, where.label)
+    job = resolve(command, machine.world)
     numbers = plan(job, machine.world)
     show(job, numbers, machine.describe())
     if where.dry_run:
-        print_json({"job": encode(job), "place": asdict(machine), "plan": asdict(numbers)})
+        device = DeviceGuess(gpu_name() if machine.gpus else "cpu", max(1, machine.gpus // machine.nodes), machine.threads)
+        predicted = foresee(job, numbers, device, where)
+        print_json({"job": encode(job), "place": asdict(machine), "plan": asdict(numbers), "predicted": asdict(predicted)})
         return 0
     results = train(job, machine, numbers, where.track)
     run = job.runs / job.name
@@ -121,16 +152,18 @@ def here(command: Command) -> int:
 def queued(command: Command) -> int:
     """Submit a job per stream to Slurm, and return; with --wait stay until they have ended."""
     where = command.where
-    profile = read_profile(where.cluster_profile)
+    profile = profile_for(where.cluster_profile)
     asked = shape(profile, command.job.nodes, len(command.job.streams))
-    job = resolve(command.job, where.label)
+    job = resolve(command, asked.world)
     numbers = plan(job, asked.world)
     run = job.runs / job.name
     show(job, numbers, asked.describe())
     if where.dry_run:
+        device = DeviceGuess("gpu" if asked.gpus_per_node else "cpu", asked.tasks_per_node, asked.cpus_per_task)
+        predicted = foresee(job, numbers, device, where)
         texts = {stream: script(Unit(run, stream), asked, profile, job.runs / ".code" / "HASH") for stream in job.streams}
         say(texts[job.streams[0]])
-        print_json({"job": encode(job), "place": asdict(asked), "plan": asdict(numbers), "scripts": texts})
+        print_json({"job": encode(job), "place": asdict(asked), "plan": asdict(numbers), "predicted": asdict(predicted), "scripts": texts})
         return 0
     described(job)
     with prepared(job.runs, job.name, where.track):  # an experiment that exists is not made by three jobs at once

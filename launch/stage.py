@@ -7,9 +7,8 @@ from typing import Any
 
 from jobs.stages import write_job
 from launch.cli import print_json
-from launch.cluster import Cluster, shape
+from launch.cluster import Cluster, profile_for, shape
 from launch.data import say
-from launch.profiles import read_profile
 from launch.queued import DONE, submit_missing, wait, what_next
 from launch.snapshot import snapshot
 from launch.submission import script
@@ -31,7 +30,7 @@ def queue(where: Where, unit: Unit, stage: str, job: Any, parts: Sequence[str]) 
     """Submit those of the parts that are neither finished nor queued, and with --wait stay until they have ended; the exit code.
 
     The job's paths must not depend on a working directory."""
-    profile = read_profile(where.cluster_profile)
+    profile = profile_for(where.cluster_profile)
     asked = shape(profile, 1, 1)
     one = replace(asked, tasks_per_node=1, gpus_per_node=min(1, asked.gpus_per_node))
     if where.dry_run:
