@@ -67,8 +67,14 @@ def finished_run(run: Path, packed: PackedSet, streams: Sequence[str] = ("joint"
         folder = RunFolder(run / stream)
         config = weights.with_stream(TINY, stream)
         skeleton = packed.manifest["skeleton"]
-        facts = {"content_id": packed.content_id, "protocol": protocol, "supervision": "none", "benchmark": packed.manifest["benchmark"]}
-        job = {"data": str(packed.path), "recipe": "tiny", "streams": list(streams), "seed": 0}
+        facts = {
+            "content_id": packed.content_id,
+            "protocol": protocol,
+            "supervision": "none",
+            "benchmark": packed.manifest["benchmark"],
+            "steps": 4,
+        }
+        job = {"data": str(packed.path), "recipe": "tiny", "streams": list(streams), "protocol": protocol, "seed": 0}
         write_json(folder.config, {"job": job, "stream": stream, "facts": facts})
         weights.save_encoder(folder.encoder, acsar.build(config, skeleton, seed=seed), config, skeleton, {"content_id": packed.content_id})
         write_json(folder.result, {"status": "finished", "encoder_sha256": sha256_of(folder.encoder)})

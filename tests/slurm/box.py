@@ -30,6 +30,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sacctmgr", "mariadbd",
 ENABLE = f"as root: apt-get install -y {' '.join(PACKAGES)}"
 TEMPLATE = Path(__file__).with_name("slurm.conf.template")
 NODE_MEMORY_MB = 4000
+START = 60.0  # seconds for a daemon that takes one on an idle machine
 # a private disk and the node's own view of names; an unreachable name server would cost ten seconds per look-up
 ENTER = """
 mount --bind "$ACSAR_BOX/etc/hosts" /etc/hosts
@@ -141,10 +142,10 @@ class Box:
             if self.accounting:
                 self._start_accounting(index)
             self._daemon("slurmctld", "slurmctld")
-            self._wait(self._answers, 20, "slurmctld")
+            self._wait(self._answers, START, "slurmctld")
             for name in self.names:
                 self.start_slurmd(name)
-            self._wait(lambda: self.idle() == self.nodes, 30, f"slurmd.{self.names[0]}")
+            self._wait(lambda: self.idle() == self.nodes, START, f"slurmd.{self.names[0]}")
         except BaseException:
             self.down(keep_logs=True)
             raise
@@ -358,7 +359,7 @@ class Box:
         server = ["mariadbd", *plain, f"--datadir={data}", f"--socket={socket}", f"--pid-file={run}/mariadbd.pid", *small]
         self._background("mariadbd", *server, f"--log-error={self.root}/log/mariadbd.log", "--innodb-lock-wait-timeout=900")
         client = ["mariadb", "--no-defaults", "-uroot", f"--socket={socket}", "-e"]
-        self._wait(lambda: self._succeeds(*client, "select 1"), 30, "mariadbd")
+        self._wait(lambda: self._succeeds(*client, "select 1"), START, "mariadbd")
         grant = "create user slurm@localhost identified by 'slurm'; grant all on accounting.* to slurm@localhost"
         self.run(*client, f"create database accounting; {grant}")
         conf = self.root / "etc" / "slurmdbd.conf"
@@ -371,7 +372,7 @@ class Box:
         )
         # the client library finds a private socket by this variable only
         self._daemon("slurmdbd", "slurmdbd", MYSQL_UNIX_PORT=str(socket))
-        self._wait(lambda: self._succeeds("sacctmgr", "-n", "-i", "show", "cluster"), 30, "slurmdbd")
+        self._wait(lambda: self._succeeds("sacctmgr", "-n", "-i", "show", "cluster"), START, "slurmdbd")
         self.run("sacctmgr", "-Q", "-i", "add", "cluster", "box")
 
     def _succeeds(self, *words: str) -> bool:

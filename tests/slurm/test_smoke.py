@@ -1,4 +1,4 @@
-"""The shortest proof that a real Slurm runs our things: four nodes, an array, a function through submitit."""
+"""The shortest proof that a real Slurm runs our things: four nodes, an array, a function through submitit, a stream on two nodes."""
 
 import os
 import sys
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import submitit
 
+from jobs.run_folder import read_json
+from tests.clips import TINY
 from tests.slurm.box import Box
-from tests.slurm.conftest import wait_for
+from tests.slurm.conftest import launch, wait_for
 
 
 def test_four_nodes_have_their_own_names_and_addresses(box: Box) -> None:
@@ -33,3 +35,12 @@ def test_submitit_brings_a_function_to_a_node(box: Box, tmp_path: Path) -> None:
     wait_for(lambda: len(list(tmp_path.glob("*_result.pkl"))) == 2, 60)
     assert [result.nodename for result in job.results()] == ["n1", "n2"]
     wait_for(lambda: box.run("sacct", "-n", "-X", "-o", "State", "-j", job.job_id) == "COMPLETED", 30)
+
+
+def test_a_stream_pretrains_on_two_nodes(box: Box, packed: Path, tmp_path: Path) -> None:
+    what = ["--data", packed, "--recipe", "scdnet-small", "--streams", "joint", "--steps", "4", *TINY]
+    ended = launch("pretrain", *what, "--runs", tmp_path, "--name", "run", "--nodes", "2", "--cluster", "slurm", "--wait", "--no-track")
+    assert ended.returncode == 0, ended.stderr
+    assert read_json(tmp_path / "run" / "joint" / "result.json")["status"] == "finished"
+    (attempt,) = (tmp_path / "run" / "joint" / "attempts").glob("*.json")
+    assert read_json(attempt)["world"] == 2 and read_json(attempt)["host"] == "n1"
