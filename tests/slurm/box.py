@@ -273,7 +273,7 @@ class Box:
         if len(str(self.root)) > 70:
             raise BoxError(f"{self.root} is too long for a socket's path; give a shorter --root")
         shutil.rmtree(self.root, ignore_errors=True)
-        for name in ("etc", "munge", "state", "spool", "run", "log", "dev", "node-local"):
+        for name in ("etc", "munge", "state", "spool", "run", "log", "dev", "tmp", "node-local"):
             (self.root / name).mkdir(parents=True)
         for path in (self.root, *self.root.iterdir()):
             path.chmod(0o755)
@@ -354,10 +354,12 @@ class Box:
         data, socket, run = self.root / "mysql", self.root / "run" / "mysql", self.root / "run"
         plain = ["--no-defaults", "--user=root"]
         create = ["mariadb-install-db", *plain, f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"]
-        self._daemon("mariadb-install-db", *create)
+        # a database server that starts removes temporary tables that it finds, those of another box too if they share a folder
+        temporary = {"TMPDIR": str(self.root / "tmp")}
+        self._daemon("mariadb-install-db", *create, **temporary)
         small = ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0", "--skip-networking"]
         server = ["mariadbd", *plain, f"--datadir={data}", f"--socket={socket}", f"--pid-file={run}/mariadbd.pid", *small]
-        self._background("mariadbd", *server, f"--log-error={self.root}/log/mariadbd.log", "--innodb-lock-wait-timeout=900")
+        self._background("mariadbd", *server, f"--log-error={self.root}/log/mariadbd.log", "--innodb-lock-wait-timeout=900", **temporary)
         client = ["mariadb", "--no-defaults", "-uroot", f"--socket={socket}", "-e"]
         self._wait(lambda: self._succeeds(*client, "select 1"), START, "mariadbd")
         grant = "create user slurm@localhost identified by 'slurm'; grant all on accounting.* to slurm@localhost"
