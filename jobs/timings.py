@@ -1,6 +1,7 @@
 """What steps of a job took: in earlier runs, by their journals, and in a short measurement on this machine."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,22 +35,24 @@ class Timing:
     ms: float
     steps: int  # that the median is of
     date: str  # YYYY-MM-DD, by the clock of the host that wrote it
+    device: str = "cpu"  # or the GPU's name
+    threads: int = 1  # of each rank
 
 
-def of_earlier_runs(runs: Path, job: Pretrain, device: str, threads: int) -> list[Timing]:
-    """Attempts below RUNS of the same method, precision and ZeRO stage on the same device ("cpu" or the GPU's name; on CPUs also with
-    the same threads per rank). Waiting for data, evaluations and saves are not in it. What cannot be read is passed by."""
+def of_earlier_runs(runs: Path, job: Pretrain) -> list[Timing]:
+    """Attempts below RUNS of the same method, precision and ZeRO stage, on whatever device. Waiting for data, evaluations and saves are
+    not in it. What cannot be read is passed by."""
     found = []
     for stream in STREAMS:
         for path in sorted(runs.glob(f"*/{stream}/config.json")):
             try:
-                found += _attempts(RunFolder(path.parent), job, device, threads)
+                found += _attempts(RunFolder(path.parent), job)
             except (InputError, KeyError, ValueError, OSError):
                 continue  # a run that is being written, or of another version
     return found
 
 
-def measure(job: Pretrain, rows: tuple[int, ...], steps: int = 3) -> list[Timing]:
+def measure(job: Pretrain, rows: Iterable[int], steps: int = 3) -> list[Timing]:
     """Train a few steps of the real method in this process, alone, on this machine's device, with each number of rows."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packed = PackedSet.open(job.data)
@@ -72,24 +75,26 @@ def measure(job: Pretrain, rows: tuple[int, ...], steps: int = 3) -> list[Timing
             optimiser.zero_grad()
             loss.item()  # the device is done only now
             spent.append(1e3 * (time.perf_counter() - began))
-        found.append(Timing(1, count, median(spent[1:]), steps, time.strftime("%Y-%m-%d")))
+        name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        found.append(Timing(1, count, median(spent[1:]), steps, time.strftime("%Y-%m-%d"), name, torch.get_num_threads()))
     return found
 
 
-def _attempts(folder: RunFolder, job: Pretrain, device: str, threads: int) -> list[Timing]:
+def _attempts(folder: RunFolder, job: Pretrain) -> list[Timing]:
     config = read_json(folder.config)["job"]
     if any(_plain(config)[name] != _plain(encode(job))[name] for name in SAME):
         return []
     records = read(folder.path)
     found = []
     for path in sorted(folder.attempts.glob("[0-9]*.json")):
-        facts = read_json(path) if path.stat().st_size else {"attempt": 0}  # claimed, and never started
+        facts: dict[str, Any] = read_json(path) if path.stat().st_size else {"attempt": 0}  # claimed, and never started
         steps = [r for r in records if r["type"] == "step" and r["attempt"] == facts["attempt"]][WARM:]
-        if len(steps) < ENOUGH or facts["device"] != device or (device == "cpu" and facts["threads"] != threads):
+        if len(steps) < ENOUGH:
             continue
         spent = median(r["step_ms"] - r["data_wait_ms"] for r in steps)
         day = time.strftime("%Y-%m-%d", time.gmtime(steps[-1]["time"]))
-        found.append(Timing(facts["world"], config["batch_size"] // facts["world"], spent, len(steps), day))
+        rows = config["batch_size"] // facts["world"]
+        found.append(Timing(facts["world"], rows, spent, len(steps), day, facts["device"], facts["threads"]))
     return found
 
 

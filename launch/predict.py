@@ -56,14 +56,21 @@ class DeviceGuess:
     @property
     def known(self) -> str:
         """The GPU in PEAKS that it is taken for."""
-        return next((gpu for gpu in PEAKS if gpu in self.name.upper()), UNKNOWN_GPU)
+        return _listed(self.name) or UNKNOWN_GPU
+
+    def took(self, timing: Timing) -> bool:
+        """Whether the steps were taken on such a device; a GPU without a name ("gpu") may be any."""
+        if "cpu" in (self.name, timing.device):
+            return self.name == timing.device and self.threads == timing.threads
+        alike = self.name.upper() in timing.device.upper() or _listed(self.name) == _listed(timing.device) != ""
+        return alike or self.name == "gpu"
 
     def describe(self) -> str:
         """In words, with what is assumed about it."""
         ranks = f"{self.per_node} rank{'s' if self.per_node > 1 else ''} per node"
         if self.kind == "cpu":
-            return f"CPU as here, {self.threads} thread(s) per rank, {ranks}"
-        assumed = f" (taken for an {self.known})" if self.known not in self.name.upper() else ""
+            return f"CPUs as here, {self.threads} for each rank alone, {ranks}"
+        assumed = "" if _listed(self.name) else f" (taken for an {self.known})"
         bf16, fp32, memory = (f"{share:.0%}" for share in SHARE)
         return f"{self.name}{assumed}, {ranks}, at {bf16} of its bf16, {fp32} of its fp32 and {memory} of its memory's peak"
 
@@ -136,7 +143,8 @@ def predict(job: Pretrain, plan: Plan, device: DeviceGuess, network_gbit: float,
     """Predict the resolved job on `plan.world` ranks. `measured`: jobs.timings.measure's, where it was asked for."""
     bf16 = job.precision == "bf16" or (job.precision == "auto" and device.kind == "gpu" and device.known != "V100")
     costs = count(job, bf16)
-    timings = of_earlier_runs(runs, job, device.name, device.threads) or list(measured)
+    earlier = [timing for timing in of_earlier_runs(runs, job) if device.took(timing)]
+    timings = earlier or [timing for timing in measured if device.took(timing)]
     model = fit(timings, costs, device, network_gbit, job.batch_size, rates(device))
     nodes = sorted({*NODES, job.nodes})
     asked = [(n, batch) for n in nodes for batch in dict.fromkeys((job.batch_size, job.batch_size * n))]
@@ -304,6 +312,10 @@ def lines(prediction: Prediction) -> list[str]:
     if p.source == "arithmetic":
         told.append("  better numbers: --measure where the device is, or any run of this recipe on it below the same --runs")
     return told
+
+
+def _listed(name: str) -> str:
+    return next((gpu for gpu in PEAKS if gpu in name.upper()), "")
 
 
 def _size(size: float) -> str:

@@ -104,6 +104,17 @@ def test_rows_say_what_they_rest_on(job: Pretrain) -> None:
     assert "32 ranks do not divide a batch of 8" in rows[8, 8].source
 
 
+def test_steps_count_for_the_device_that_took_them() -> None:
+    def timing(device: str, threads: int = 1) -> Timing:
+        return Timing(1, 8, 40.0, 30, "2026-02-03", device, threads)
+
+    h100, l40s = timing("NVIDIA H100 80GB HBM3"), timing("NVIDIA L40S")
+    assert CPU.took(timing("cpu")) and not CPU.took(timing("cpu", threads=2)) and not CPU.took(h100)
+    for named in (H100, DeviceGuess("h100"), DeviceGuess("gpu:h100:4"), DeviceGuess("gpu")):
+        assert named.took(h100) and not named.took(timing("cpu"))
+    assert not H100.took(l40s) and not DeviceGuess("l40s").took(h100) and DeviceGuess("L40S").took(l40s)
+
+
 def full_size(job: Pretrain) -> Prediction:
     recipe = Pretrain.of("acsar", data=job.data, name="x", runs=job.runs, nodes=8, epochs=450)
     numbers = Plan(40091, 64, 4000, 16487, 32, 2, 626, 450 * 626, 219100, "vlm", "none")
@@ -145,7 +156,7 @@ def test_two_real_ranks_against_what_one_rank_foretold(job: Pretrain, tmp_path: 
             foretold = predict(here, plan(here, 1), CPU, 100.0, tmp_path)
             saved = next((tmp_path / "one" / "joint" / "ckpt").glob("step_*"))
     rows = {(row.nodes, row.batch): row for row in foretold.rows}
-    took = next(t.ms for t in of_earlier_runs(tmp_path, here, "cpu", 1) if t.world == 2)
+    took = next(t.ms for t in of_earlier_runs(tmp_path, here) if t.world == 2)
     with capsys.disabled():
         print(f"\ntwo ranks: {rows[2, 8].step_ms:.1f} ms foretold from one rank ({rows[1, 8].step_ms:.1f} ms), {took:.1f} ms taken")
     assert "measured, 9 steps" in rows[1, 8].source
