@@ -268,6 +268,8 @@ class Box:
         return self._namespace(node).replace("-n", "v")
 
     def _folders(self) -> None:
+        if not 1 <= self.nodes <= 200:
+            raise BoxError(f"--nodes {self.nodes}: a box has 1 to 200 nodes")
         if self.root.exists() and any(self.root.iterdir()) and not (self.root / "etc" / "box").is_file():
             raise BoxError(f"{self.root} is not empty and not a box; give another --root")
         if len(str(self.root)) > 70:

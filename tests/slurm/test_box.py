@@ -113,6 +113,8 @@ def test_the_command_line_says_what_is_wrong(box: Box, tmp_path: Path) -> None:
     assert "4 nodes are up" in typed("up", "--root", box.root).stderr
     wrong = typed("cut", "n9", "--root", box.root)
     assert wrong.returncode == 2 and "nodes: n1, n2, n3, n4" in wrong.stderr
+    wrong = typed("up", "--root", tmp_path / "none", "--nodes", "0")
+    assert wrong.returncode == 2 and "--nodes 0" in wrong.stderr and not (tmp_path / "none").exists()
     (tmp_path / "mine").write_text("precious")
     wrong = typed("up", "--root", tmp_path)
     assert wrong.returncode == 2 and "not a box" in wrong.stderr and (tmp_path / "mine").exists()
