@@ -130,7 +130,9 @@ def ask(*words: str, patience: float = PATIENCE) -> str:
     """What a Slurm command prints. Raises InputError with its own words when it is missing, fails or takes too long."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(DIALECT)} | {"LC_ALL": "C"}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=patience, env=environment, check=False)
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=patience, env=environment
+        )
     except FileNotFoundError:
         raise InputError(f"{words[0]} is not on the PATH: is this a login node of a Slurm cluster?") from None
     except subprocess.TimeoutExpired:
