@@ -188,7 +188,7 @@ def _view(facts: Traces, known: Known, earlier: UnitView | None) -> UnitView:
         checkpoint=checkpoint,
         behind=step - step_of(checkpoint) if checkpoint and step is not None else None,
         remarks=beats.remarks(facts.ranks, earlier.ranks if earlier else ()) if state == "running" else [],
-        last_end=max(ends, key=lambda end: order(end.tag)).why if ends else "",
+        last_end=_in_words(max(ends, key=lambda end: order(end.tag))) if ends else "",
         error=_in_a_line(error) if error else next((str(end.error) for end in ends if end.error), ""),
         parts=dict(Counter(one for one, _ in told)),
         missing=[part.name for part, (one, _) in zip(facts.parts, told) if one in (*MENDABLE, "stopped")],
@@ -225,7 +225,7 @@ def _with_job(part: Part, job: scheduler.Job) -> tuple[str, str]:
         if job.reason.startswith("Dependency"):
             return "waiting", why
         again = job.restarts > 0 or part.end is not None or part.began
-        return ("requeued", f"{part.end.why}; {why}" if part.end else why) if again else ("queued", why)
+        return ("requeued", f"{_in_words(part.end)}; {why}" if part.end else why) if again else ("queued", why)
     return "running", late or ("suspended by Slurm" if job.state == "SUSPENDED" else "")
 
 
@@ -235,7 +235,12 @@ def _last_word(end: End) -> tuple[str, str]:
         return "cancelled", end.why
     if end.action == "done":
         return "stopped", end.why if end.cause != "finished" else f"{end.why}, but its result is not there"
-    return "failed", "; ".join(word for word in (end.error, end.why) if word)
+    return "failed", _in_words(end)
+
+
+def _in_words(end: End) -> str:
+    """How the ranks ended and what was decided."""
+    return "; ".join(word for word in (end.cause if end.interruption else "", end.error, end.why) if word)
 
 
 def _job_gone(facts: Traces, part: Part, job: scheduler.Job | None) -> tuple[str, str]:

@@ -181,7 +181,7 @@ def test_a_running_job_shows_pace_time_left_and_hosts(run: Path) -> None:
 def test_a_job_that_was_put_back_into_the_queue(cause: str, run: Path) -> None:
     began(run)
     end(run / "joint", 60, "interrupted")
-    write_json(run / "joint" / "logs" / "ends" / "12.0.1.json", asdict(ended("requeue", cause, f"{cause}; goes on from step 60")))
+    write_json(run / "joint" / "logs" / "ends" / "12.0.1.json", asdict(ended("requeue", cause, "goes on from step 60")))
     view = joint(run, says(job("PENDING", "BeginTime", restarts=1)))
     assert view.state == "requeued" and view.why.startswith(f"{cause}; goes on from step 60; BeginTime") and view.restarts == 1
     # Slurm ended it for good before the request to queue it again went through
