@@ -52,8 +52,11 @@ def of_earlier_runs(runs: Path, job: Pretrain) -> list[Timing]:
     return found
 
 
-def measure(job: Pretrain, rows: Iterable[int], steps: int = 3) -> list[Timing]:
-    """Train a few steps of the real method in this process, alone, on this machine's device, with each number of rows."""
+def measure(job: Pretrain, rows: Iterable[int], threads: int, steps: int = 3) -> list[Timing]:
+    """Train a few steps of the real method in this process, alone, on this machine's device, with each number of rows.
+
+    threads: of a CPU; this process keeps so many."""
+    torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packed = PackedSet.open(job.data)
     shape, skeleton = packed.text_shape or (77, 512), packed.manifest["skeleton"]
@@ -76,7 +79,7 @@ def measure(job: Pretrain, rows: Iterable[int], steps: int = 3) -> list[Timing]:
             loss.item()  # the device is done only now
             spent.append(1e3 * (time.perf_counter() - began))
         name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-        found.append(Timing(1, count, median(spent[1:]), steps, time.strftime("%Y-%m-%d"), name, torch.get_num_threads()))
+        found.append(Timing(1, count, median(spent[1:]), steps, time.strftime("%Y-%m-%d"), name, threads))
     return found
 
 

@@ -294,13 +294,13 @@ def lines(prediction: Prediction) -> list[str]:
     talk = f"{_size(p.gradient_bytes)} of gradients and {p.exchanges} small exchanges"
     told = [
         f"predicted for {p.device}; network {p.network_gbit:g} Gbit/s per node; {p.source}",
-        f"  step = {p.fixed_ms:.3g} ms + {p.row_ms:.3g} ms x rows of a rank + exchange ({talk}: {p.exchange_ms:.3g} ms on {p.nodes} nodes)",
+        f"  step = {_ms(p.fixed_ms)} + {_ms(p.row_ms)} x rows of a rank + exchange ({talk}: {_ms(p.exchange_ms)} on {p.nodes} node(s))",
         f"  {'nodes':>5} {'batch':>6} {'rows':>5} {'step':>9} {'samples/s':>10} {'efficiency':>10} {'schedule':>9}  from",
     ]
     for r in p.rows:
         numbers = f"{'-':>9} {'-':>10} {'-':>10} {'-':>9}"
         if r.step_ms is not None and r.seconds is not None:
-            numbers = f"{r.step_ms:>6.3g} ms {r.samples_per_s:>10.4g} {r.efficiency:>10.0%} {_time(r.seconds):>9}"
+            numbers = f"{_ms(r.step_ms):>9} {r.samples_per_s:>10.4g} {r.efficiency:>10.0%} {_time(r.seconds):>9}"
         told.append(f"  {r.nodes:>5} {r.batch:>6} {r.rows:>5} {numbers}  {r.source}")
     told.append(f"  recommended: {p.recommendation}")
     told.append(f"  time: {_time(p.seconds)} for each of {p.streams} stream(s) on {p.nodes} node(s), saves at {_size(DISK)}/s included")
@@ -322,6 +322,10 @@ def _size(size: float) -> str:
     units = ("B", "kB", "MB", "GB", "TB")
     power = min(len(units) - 1, int(math.log(max(size, 1), 1000)))
     return f"{size / 1000**power:.3g} {units[power]}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def _time(seconds: float) -> str:

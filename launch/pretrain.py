@@ -119,7 +119,7 @@ def show(job: Pretrain, numbers: Plan, where: str) -> None:
 def foresee(job: Pretrain, numbers: Plan, device: DeviceGuess, where: Where) -> Prediction:
     """Say what the job will cost."""
     device = device if where.device == "auto" else replace(device, name=where.device)
-    measured = measure(job, sorted({max(1, numbers.rows // 4), numbers.rows})) if where.measure else ()
+    measured = measure(job, sorted({max(1, numbers.rows // 4), numbers.rows}), device.threads) if where.measure else ()
     predicted = predict(job, numbers, device, where.network_gbit, job.runs, measured)
     for line in lines(predicted):
         say(line)
