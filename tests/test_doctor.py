@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs import InputError
 from jobs.filesystem import Mount
 from launch import checks, slurm_checks
 from launch.checks import Check
+from launch.doctor import main
 from launch.profiles import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,13 +51,15 @@ def test_as_a_command(tmp_path: Path) -> None:
     assert not runs.parent.exists()  # it looks, and leaves nothing
 
 
-def test_failures_decide_the_exit_code(tmp_path: Path) -> None:
+def test_failures_decide_the_exit_code(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     profile = tmp_path / "box.toml"
     profile.write_text('partitoin = "gpu"\n')
     (tmp_path / "runs").write_text("")
-    ended = doctor("--runs", tmp_path / "runs", "--cluster-profile", profile, PATH=str(tmp_path))
-    assert ended.returncode == 1
-    lines = ended.stdout.splitlines()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["--runs", str(tmp_path / "runs"), "--cluster-profile", str(profile)]) == 1
+    lines = capsys.readouterr().out.splitlines()
     failed = [line.split(maxsplit=1)[1] for line in lines if line.startswith("fail")]
     assert [line[:18].strip() for line in failed] == ["slurm", "cluster profile", "runs folder"]
     assert "sbatch, srun, squeue" in failed[0]
@@ -65,11 +69,14 @@ def test_failures_decide_the_exit_code(tmp_path: Path) -> None:
     assert "checks: 3 failed, " in lines[-1]
 
 
-def test_wrong_flags() -> None:
-    ended = doctor("--run", "x")
-    assert ended.returncode == 2
-    assert "did you mean --runs?" in ended.stderr
-    assert "exit code 0 when nothing failed" in " ".join(doctor("--help").stdout.lower().split())
+def test_wrong_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"did you mean --runs\?"):
+        main(["--run", "x"])
+    with pytest.raises(InputError, match="--try-nodes -1"):
+        main(["--try-nodes", "-1"])
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "exit code 0 when nothing failed" in " ".join(capsys.readouterr().out.lower().split())
 
 
 def test_versions_against_setup_cfg(tmp_path: Path) -> None:
