@@ -66,10 +66,10 @@ def cause_of(facts: Facts) -> str:
         return "cancelled"
     if facts.refused or any(entry["input"] for entry in faults) or (facts.code == 2 and not faults):
         return "input"
-    if facts.code == 0 and facts.status != "interrupted":
-        return "finished"
     if facts.status == "interrupted":
         return _interruption(facts)
+    if facts.code == 0 and facts.done:
+        return "finished"
     if not faults and (facts.ended or (facts.code in SIGNALLED and (facts.preempted or facts.left_s <= facts.signal_s + EARLY))):
         return _interruption(facts)
     return "unknown" if facts.slurm is None else "crash"
@@ -82,19 +82,21 @@ def first_error(facts: Facts) -> tuple[str, str]:
     recorded = {entry["rank"] for entry in facts.failures}
     words = [(host, rank, text) for host, rank, text in facts.said if rank not in recorded]
     if words and not words[0][2].startswith("Exited"):  # ended by a signal: it had no chance to say more
-        host, rank, text = words[0]
-        return host, f"rank {rank} on {host}: {text}"
+        return _said(*words[0])
     faults = sorted((entry for entry in facts.failures if not entry["communication"]), key=lambda entry: (entry["time"], entry["rank"]))
     if faults:
         hosts = {entry["host"] for entry in faults}
         return hosts.pop() if len(hosts) == 1 else "", _line(faults[0])
     if words:
-        host, rank, text = words[0]
-        return host, f"rank {rank} on {host}: {text}"
+        return _said(*words[0])
     if not facts.failures:
-        return "", "" if facts.code == 0 else f"the ranks ended with code {facts.code} and left no word"
+        return "", f"the ranks ended with code {facts.code} and left no word"
     silent = _silent(facts, recorded)
     return silent if silent[0] else ("", _line(facts.failures[0]))
+
+
+def _said(host: str, rank: int, text: str) -> tuple[str, str]:
+    return host, f"{host}: {text}" if rank < 0 else f"rank {rank} on {host}: {text}"
 
 
 def _silent(facts: Facts, recorded: set[int]) -> tuple[str, str]:

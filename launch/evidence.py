@@ -69,6 +69,7 @@ class Facts:
     signal_s: int = 120  # Slurm announces a time-out this early
     cancelled: bool = False  # by launch/cancel.py
     refused: str = ""  # why the ranks were not started at all
+    done: bool = True  # as far as files tell: srun's code is 0 also when it lost a node
     status: str = ""  # of the journal's end record; "" when the ranks of this start wrote none
     step_before: int = 0
     step_after: int = 0
@@ -134,6 +135,7 @@ def collect(unit: Unit, code: int, environment: dict[str, str]) -> Facts:
         signal_s=int(submission.profile.get("signal_s", 120)) if submission else 120,
         cancelled=_cancelled(unit, tag.rsplit(".", 2)[0]),
         refused=environment.get("ACSAR_REFUSED", ""),
+        done=folder.result.is_file() if submission and submission.stage == "pretrain" else True,
         status=_status(folder.journal(attempt)) if attempt else "",
         step_before=start if attempt else after,
         step_after=after,
@@ -160,12 +162,14 @@ def read_end(path: Path) -> End | None:
 
 
 def said_by_srun(log: Path, tag: str) -> list[tuple[str, int, str]]:
-    """(host, rank, words) of the ranks that srun complained about since this start, before it ended the others."""
+    """(host, rank, words) of what srun complained about since this start, before it ended the other ranks; a whole node is rank -1."""
     found = []
     text = _tail(log).rpartition(f"{tag}: starts on")[2]
     for line in text.splitlines():
         if "CANCELLED AT" in line:
             break
+        if lost := re.match(r"srun: error: Node failure on (\S+)", line):
+            found += [(host, -1, "node failure") for host in scheduler.hosts(lost[1])]
         # "srun: error: n3: task 2: Killed", "srun: error: n[1-2]: tasks 0-1: Exited with exit code 1"
         match = re.match(r"srun: error: (\S+): tasks? ([\d,-]+): (.*)", line)
         if match:

@@ -69,6 +69,12 @@ DECISIONS = {
     "cancelled by launch/cancel.py": (facts(status="interrupted", cancelled=True), "cancelled", "stop 1"),
     "queued again by somebody else": (facts(code=143, slurm={**CANCELLED, "Restarts": "1"}), "interrupted", "requeue"),
     "an orphan of an earlier start": (facts(**CRASH, slurm={**RUNNING, "Restarts": "1"}), "crash", "requeue"),
+    "a node died, Slurm has queued the job": (
+        facts(done=False, slurm={**RUNNING, "JobState": "PENDING", "Restarts": "1"}),
+        "interrupted",
+        "requeue",
+    ),
+    "a node died, Slurm has not seen it yet": (facts(done=False, said=[("n3", -1, "node failure")]), "crash", "again"),
     "the user can mend it": (facts(code=2), "input", "stop 2"),
     "the user can mend it, srun says Killed": (facts(code=137, failures=[failure(0, "no text", input=True)]), "input", "stop 2"),
     "not started": (facts(code=2, refused="n3: RUNS is not there"), "input", "stop 2"),
@@ -138,6 +144,7 @@ FIRST = {
     "silence": (facts(code=1, failures=ECHO), "n3", "rank 2 on n3: silent while the others waited for it"),
     "only echoes": (facts(code=1, failures=ECHO[:1]), "", "rank 0 on n1: RuntimeError: [gloo/pair] Connection closed by peer"),
     "nothing": (facts(code=9), "", "the ranks ended with code 9 and left no word"),
+    "a node": (facts(done=False, said=[("n3", -1, "node failure")]), "n3", "n3: node failure"),
     "everybody": (facts(code=1, failures=[failure(0), failure(1)]), "", "rank 0 on n1: RuntimeError: out of memory"),
 }
 
@@ -176,11 +183,15 @@ ENVIRONMENT = {
 
 
 def test_facts_of_a_folder(tmp_path: Path) -> None:
-    found = collect(unit(tmp_path), 0, ENVIRONMENT)
+    made = unit(tmp_path)
+    found = collect(made, 0, ENVIRONMENT)
     assert (found.step_before, found.step_after, found.status) == (0, 10, "interrupted")
     assert (found.nodes, found.usable, found.signal_s, found.batch) == (NODES, [*NODES, "m7"], 9, 8)
     assert found.preempted and not found.ended and not found.cancelled
     assert decide(found).line == "requeue"
+    assert not found.done
+    made.folder.joinpath("result.json").touch()
+    assert collect(made, 0, ENVIRONMENT).done
 
 
 def test_a_start_that_made_no_attempt_has_no_end_of_an_earlier_one(tmp_path: Path) -> None:
@@ -239,6 +250,9 @@ def test_words_of_srun(tmp_path: Path) -> None:
     expected = [("n1", 0, exited), ("n1", 1, exited), ("n2", 2, exited), ("n2", 3, exited), ("n3", 4, "Segmentation fault")]
     assert said_by_srun(log, "7.0.2") == expected
     assert said_by_srun(tmp_path / "none", "7.0.2") == []
+    with log.open("a") as file:
+        file.write("--- 7.1.1: starts on 4 node(s)\nsrun: error: Node failure on n[1,3]\n")
+    assert said_by_srun(log, "7.1.1") == [("n1", -1, "node failure"), ("n3", -1, "node failure")]
 
 
 def test_the_program_writes_the_end_and_prints_one_line(tmp_path: Path) -> None:

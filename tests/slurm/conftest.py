@@ -1,5 +1,6 @@
 """What tests against a real Slurm share: a box that is up once for all of them, clean for each, and whose logs explain a failure."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -7,12 +8,16 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clips import packed_clips
 from tests.slurm import box as boxes
 from tests.slurm.box import Box
+
+if TYPE_CHECKING:
+    from tests.slurm.small_run import SmallRun
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER_TIMEOUT = 900  # seconds for one test: a dead node alone takes half a minute to be noticed
@@ -78,6 +83,20 @@ def box(shared_box: Box, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 clips, packed: see tests/clips.py."""
     return packed_clips(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared_box: Box, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> "Callable[[int], SmallRun]":
+    """The small run on so many nodes that nobody disturbed, trained when it is first asked for."""
+    from tests.slurm.small_run import SmallRun
+
+    @functools.cache
+    def trained(nodes: int) -> SmallRun:
+        run = SmallRun.submitted(shared_box, tmp_path_factory.mktemp("undisturbed"), packed, nodes)
+        run.check_whole()
+        return run
+
+    return trained
 
 
 @pytest.hookimpl(tryfirst=True)
