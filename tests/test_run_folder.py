@@ -74,6 +74,13 @@ def test_chain_stops_at_the_beginning() -> None:
     assert chain([]) == {}
 
 
+def test_what_cannot_be_written_is_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*runs: .*file.*; make room or choose another --runs"):  # noqa: SIM117
+        with run_folder.writing(tmp_path / "runs"):
+            run_folder.write_json(tmp_path / "file" / "a.json", {})
+
+
 def test_json_is_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.json"
     with pytest.raises(FileNotFoundError):
