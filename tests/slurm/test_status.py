@@ -18,20 +18,20 @@ PATIENCE = 240.0  # seconds for what takes ten on an idle machine
 ENDLESS = 100_000  # steps
 
 
-def submit(packed: Path, runs: Path, streams: str, steps: int = ENDLESS, profile: Sequence[str] = ()) -> None:
-    """RUNS/one: these streams on two nodes each, one rank a node."""
+def submit(packed: Path, runs: Path, streams: str, steps: int = ENDLESS, name: str = "one", profile: Sequence[str] = ()) -> None:
+    """RUNS/NAME: these streams on two nodes each, one rank a node."""
     runs.mkdir(parents=True, exist_ok=True)
     path = runs / f"{streams}.toml"
     path.write_text("\n".join(["cpus_per_task = 1", 'time = "20"', *profile]))
-    where = ["--data", packed, "--runs", runs, "--name", "one", "--cluster", "slurm", "--cluster-profile", path, "--no-track"]
+    where = ["--data", packed, "--runs", runs, "--name", name, "--cluster", "slurm", "--cluster-profile", path, "--no-track"]
     what = ["--recipe", "scdnet-small", "--streams", streams, "--steps", steps, "--save-every", "20", "--nodes", "2"]
     done = launch("pretrain", *map(str, [*where, *what, *TINY]))
     assert done.returncode == 0, done.stderr
 
 
-def status(runs: Path) -> dict[str, UnitView]:
+def status(runs: Path, name: str = "one") -> dict[str, UnitView]:
     """{unit: what launch/status.py shows}."""
-    return {view.key: view for view in look_closely([runs / "one"])[runs / "one"]}
+    return {view.key: view for view in look_closely([runs / name])[runs / name]}
 
 
 def trains(runs: Path, key: str, beyond: int = 2) -> bool:
