@@ -23,7 +23,8 @@ SCHEDULED, RUNNING, FINISHED, FAILED, KILLED = "SCHEDULED", "RUNNING", "FINISHED
 STATUS = {"finished": FINISHED, "failed": FAILED, "nonfinite": FAILED, "stopped": KILLED, "interrupted": KILLED}
 # where a run lies and how it was started, not what it is: tags, so that they never stand in a comparison's axes
 PLACES = (
-    *("data", "runs", "name", "streams", "stop_after", "save_every", "workers", "allow_label_text", "allow_large_queue"),
+    *("data", "runs", "name", "streams", "stop_after", "save_every", "keep_last", "keep_every", "keep_best"),
+    *("workers", "allow_label_text", "allow_large_queue"),
     *("host", "pid", "threads", "cpus", "platform", "devices"),
 )
 BESIDE = re.compile(r"(random_|raw_)?(linear|knn1)(_low|_high)?|top5")  # what of a probe stands beside its stream's curves

@@ -93,7 +93,7 @@ def sync(
     `stream`: of the children only this one is forwarded; `witness` knows about runs whose journal has no end."""
     began = time.monotonic()
     report = SyncReport("")
-    names = [one for one in replay.comparisons(runs) if name in (None, one)]
+    names = replay.comparisons(runs) if name is None else [name] if (runs / name).is_dir() else []
     try:
         where = address(runs, uri)
         report.uri, report.why = without_secrets(where.uri), where.why

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jobs import InputError, replay
 from jobs.journal import Record
+from jobs.run_folder import read_json
 from launch import scheduler
 from launch.unit import Unit
 
@@ -30,5 +31,9 @@ def by_scheduler(stream: Path, start: Record | None, end: Record | None) -> str 
 
 
 def in_its_job(stream: Path, start: Record | None, end: Record | None) -> str | None:
-    """What a process of the job itself says, asking nobody: what was interrupted goes back into the queue."""
-    return replay.SCHEDULED if end is not None and end["status"] == "interrupted" else None
+    """What a process of the job itself says, asking nobody: what was interrupted goes back into the queue, unless it was cancelled."""
+    if start is None or end is None or end["status"] != "interrupted":
+        return None
+    path = Unit(stream.parent, stream.name).cancelled
+    cancelled = read_json(path)["jobs"] if path.is_file() else []
+    return None if start.get("job") in cancelled else replay.SCHEDULED

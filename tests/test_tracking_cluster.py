@@ -344,6 +344,8 @@ def test_an_interrupted_job_is_not_killed_for_its_own_forwarder(tmp_path: Path) 
     example.end(joint, 30, "interrupted")
     assert replay.course(tmp_path / "n", "joint", in_its_job).status == "SCHEDULED"
     assert replay.course(tmp_path / "n", "joint").status == "KILLED"
+    write_json(joint / "logs" / "cancelled.json", {"jobs": ["7"]})  # launch/cancel.py was here
+    assert replay.course(tmp_path / "n", "joint", in_its_job).status == "KILLED"
 
 
 NFS = "/dev/sda1 / ext4 rw 0 0\nserver:/home {home} nfs4 rw 0 0\nserver:/runs {runs} lustre rw 0 0\n"
