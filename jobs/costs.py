@@ -6,7 +6,7 @@ from that by a roofline: an operation takes its arithmetic, its traffic or the t
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -103,15 +103,15 @@ def _count(config: SCDNetConfig, skeleton: str, text_shape: tuple[int, int], bf1
 
 
 def this_cpu(threads: int) -> Rates:
-    """What this machine's processor reaches with so many threads, by a product of matrices and a copy; takes a fraction of a second."""
+    """What this machine's processor gives to so many threads that have it alone, by a product of matrices and a copy; takes a moment."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         side = 768
         a, b = torch.rand(2, side, side).unbind()
-        flops = 2 * side**3 / _best(lambda: product(a, b) if on_cpu(a, b) else a @ b)
+        flops = 2 * side**3 / _best(lambda: product(a, b) if on_cpu(a, b) else a @ b, threads)
         big, copy = torch.rand(2, 1 << 24).unbind()
-        memory = 2 * 4 * len(big) / _best(lambda: copy.copy_(big))
+        memory = 2 * 4 * len(big) / _best(lambda: copy.copy_(big), threads)
     finally:
         torch.set_num_threads(before)
     return Rates(low=flops, full=flops, memory=memory, start=10e-6)
@@ -183,10 +183,11 @@ def _batch(rows: int, joints: int, text_shape: tuple[int, int]) -> Batch:
     return Batch(clips, whole + FRAMES, whole, [str(i) for i in range(rows)], torch.zeros(rows, *text_shape), whole)
 
 
-def _best(call: Any, times: int = 5) -> float:
+def _best(call: Callable[[], object], threads: int, times: int = 5) -> float:
+    """The least CPU seconds of a call per thread: what else runs on this machine disturbs them little."""
     spent = []
     for _ in range(times):
-        began = time.perf_counter()
+        began = time.process_time()
         call()
-        spent.append(time.perf_counter() - began)
+        spent.append((time.process_time() - began) / threads)
     return min(spent)
