@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -62,11 +63,15 @@ def on_slurm(cluster: Cluster) -> bool:
     Raises InputError when Slurm was asked for and does not answer."""
     if cluster == "local":
         return False
-    if scheduler.answers():
-        return True
-    if cluster == "slurm":
-        raise InputError("--cluster slurm: no controller answers (sinfo); --cluster local runs the same command on this machine")
-    return False
+    try:
+        scheduler.ask("sinfo", "--noheader")
+    except InputError as error:
+        if cluster == "slurm":
+            raise InputError(f"--cluster slurm: {error}; --cluster local runs the same command on this machine") from None
+        if "SLURM_CONF" in os.environ:  # somebody meant a cluster
+            print(f"not on Slurm, but here: {error} (SLURM_CONF={os.environ['SLURM_CONF']})", file=sys.stderr)
+        return False
+    return True
 
 
 def place(nodes: int, streams: int) -> Place:
