@@ -127,7 +127,8 @@ look_at_nodes() {
         refused="$here: $ACSAR_LOGS cannot be written"
         return 1
     fi
-    answers=$(timeout 60 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --chdir=/ --input=none \
+    answers=$(timeout 60 srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+        --chdir=/ --input=none \
         sh -c 'fault=none; [ -x "$2" ] || fault=bare; [ -e "$1" ] || fault=blind; echo "$SLURMD_NODENAME $fault"' look "$token" "$1")
     rm -f "$token"
     while read -r host fault; do

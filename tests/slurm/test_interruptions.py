@@ -64,7 +64,7 @@ def test_ranks_that_hang_beyond_the_time_limit(box: Box, undisturbed: Callable[[
     run = SmallRun.submitted(box, tmp_path / "runs", packed, 4)
     with run.held(after=8) as ranks, hanging(ranks):
         time_limit(run, 1)
-        wait_for(run.ends, PATIENCE)  # Slurm ends the ranks and the batch script
+        wait_for(lambda: not run.ranks(), PATIENCE)  # Slurm has ended them
         wait_for(lambda: run.slurm()["Restarts"] == "1", PATIENCE)
         time_limit(run, 20)
     run.check_whole(reference)
