@@ -1,5 +1,6 @@
 /* Preloaded (LD_PRELOAD): counts the operations by which one thread changes the file system below one folder, and at operation k
- * does harm: SIGKILL before it, SIGKILL after it, SIGKILL when half of a write is done, or from there on a disk that is full.
+ * does harm: SIGKILL before it, SIGKILL after it, SIGKILL when half of a write is done, from there on a disk that is full, or SIGSTOP
+ * before it.
  *
  * Asleep until faults_arm(). Each counted operation is one line of the log: clock (ns), kind, bytes, path; a rename's two paths are
  * parted by " -> ". */
@@ -20,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum harm { COUNT, BEFORE, AFTER, TORN, FULL };
+enum harm { COUNT, BEFORE, AFTER, TORN, FULL, STOP };
 
 static char root[PATH_MAX];
 static size_t root_length;
@@ -94,6 +95,8 @@ static enum harm note(const char *kind, long bytes, int folder, const char *name
             abort();
         if (seen == turn && harm == BEFORE)
             die();
+        if (seen == turn && harm == STOP)
+            syscall(SYS_kill, getpid(), SIGSTOP);
         if ((harm == FULL && seen >= turn) || seen == turn)
             due = harm;
     }

@@ -16,7 +16,7 @@ from typing import Any
 from shards.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-LEAVES_BY_ITSELF = 20.0  # seconds in which a rank ends after another one died
+LEAVES_BY_ITSELF = 60.0  # seconds in which a rank ends after another one died
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Group:
 
     ranks: list[BaseProcess]
 
-    def wait(self, seconds: float = 120.0) -> list[int]:
+    def wait(self, seconds: float = 300.0) -> list[int]:
         """Exit codes (a signal's number is negative), once all have ended. AssertionError when one goes on by itself or for too long."""
         end = time.monotonic() + seconds
         while any(rank.exitcode is None for rank in self.ranks):
@@ -37,6 +37,14 @@ class Group:
                 self.kill()
                 raise AssertionError(f"ranks {late} do not end by themselves")
         return [int(rank.exitcode or 0) for rank in self.ranks]
+
+    def stopped(self, rank: int, seconds: float = 60.0) -> None:
+        """Wait until a rank has stopped itself."""
+        end = time.monotonic() + seconds
+        state = Path(f"/proc/{self.ranks[rank].pid}/stat")
+        while state.read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < end and self.ranks[rank].exitcode is None, "it does not stop"
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """SIGKILL to those that still live."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-HARMS = ("count", "before", "after", "torn", "full")  # as in faults.c
+HARMS = ("count", "before", "after", "torn", "full", "stop")  # as in faults.c
 SOURCE = Path(__file__).with_name("faults.c")
 
 
@@ -74,3 +74,30 @@ def read_log(log: Path) -> list[Operation]:
 def kinds(operations: list[Operation]) -> str:
     """How many of which kind, in words."""
     return ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(o.kind for o in operations).items()))
+
+
+def logs(folder: Path, world: int) -> list[list[Operation]]:
+    """Each rank's operations."""
+    return [read_log(folder / str(rank)) for rank in range(world)]
+
+
+def faults(operations: list[list[Operation]], thin: bool = False) -> Iterator[tuple[Fault, Operation]]:
+    """SIGKILL before and after each rank's every operation, and in the middle of each write.
+
+    thin: of many writes to one file in a row the first, the middle and the last."""
+    for rank, own in enumerate(operations):
+        for k, operation in enumerate(own):
+            if thin and k not in _ends(own, k):
+                continue
+            for harm in ("before", "after", "torn") if operation.kind == "write" else ("before", "after"):
+                yield Fault(rank, harm, k + 1), operation
+
+
+def _ends(own: list[Operation], k: int) -> tuple[int, int, int]:
+    """First, middle and last of the writes to one file around k."""
+    first = last = k
+    while own[k].kind == "write" and first > 0 and own[first - 1].kind == "write" and own[first - 1].path == own[k].path:
+        first -= 1
+    while own[k].kind == "write" and last + 1 < len(own) and own[last + 1].kind == "write" and own[last + 1].path == own[k].path:
+        last += 1
+    return first, (first + last) // 2, last

@@ -1,39 +1,10 @@
-"""Which faults to inject, and what must hold after each."""
+"""What must hold after a fault: what the next attempt finds, and what the journal says."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jobs import checkpoint, journal
 from jobs.run_folder import RunFolder
-from tests.faults.shim import Fault, Operation, read_log
-
-
-def logs(folder: Path, world: int) -> list[list[Operation]]:
-    """Each rank's operations."""
-    return [read_log(folder / str(rank)) for rank in range(world)]
-
-
-def faults(operations: list[list[Operation]], thin: bool = False) -> Iterator[tuple[Fault, Operation]]:
-    """SIGKILL before and after each rank's every operation, and in the middle of each write.
-
-    thin: of many writes to one file in a row the first, the middle and the last."""
-    for rank, own in enumerate(operations):
-        for k, operation in enumerate(own):
-            if thin and k not in _ends(own, k):
-                continue
-            for harm in ("before", "after", "torn") if operation.kind == "write" else ("before", "after"):
-                yield Fault(rank, harm, k + 1), operation
-
-
-def _ends(own: list[Operation], k: int) -> tuple[int, int, int]:
-    """First, middle and last of the writes to one file around k."""
-    first = last = k
-    while own[k].kind == "write" and first > 0 and own[first - 1].kind == "write" and own[first - 1].path == own[k].path:
-        first -= 1
-    while own[k].kind == "write" and last + 1 < len(own) and own[last + 1].kind == "write" and own[last + 1].path == own[k].path:
-        last += 1
-    return first, (first + last) // 2, last
 
 
 def newest_whole(stream: Path) -> str:

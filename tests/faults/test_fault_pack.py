@@ -13,10 +13,9 @@ from shards.sources import open_source
 from shards.stream import PackedSet
 from shards.synthetic import write_synthetic
 from tests.faults.nursery import Nursery
-from tests.faults.shim import Fault, kinds, read_log
-from tests.faults.sweep import faults
+from tests.faults.shim import Fault, faults, kinds, read_log
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

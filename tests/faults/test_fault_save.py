@@ -1,7 +1,10 @@
 """A save killed at every operation, on each rank: the loader finds the newest whole state, and training goes on as if nothing was."""
 
+import os
 import shutil
+import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +14,10 @@ import pytest
 from shards.errors import InputError
 from tests.faults.nursery import Nursery
 from tests.faults.powercut import Disk
-from tests.faults.shim import Fault, Operation, kinds
-from tests.faults.sweep import faults, hashes, loader_finds, logs, losses, newest_whole
+from tests.faults.shim import Fault, Operation, faults, kinds, logs
+from tests.faults.sweep import hashes, loader_finds, losses, newest_whole
 
-pytestmark = [pytest.mark.cluster, pytest.mark.distributed]
+pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.timeout(1800)]
 
 WORLD = 2
 
@@ -120,6 +123,34 @@ def test_the_disk_full_from_any_operation_on(nursery: Nursery, tmp_path: Path, f
     refused, seconds = ended.count([2, 2]), time.perf_counter() - began
     assert refused > len(ended) / 2, ended
     figure(f"disk full from operation k on: {len(ended)} saves, {refused} refused, all continued; {seconds:.0f} s")
+
+
+def test_a_writer_that_was_cut_off_and_comes_back(nursery: Nursery, tmp_path: Path, figure: Callable[[str], None]) -> None:
+    """A rank that stands still before operation k of its save while a newer attempt finishes the run, and then goes on: no damage."""
+    began = time.perf_counter()
+    stage = Stage.set_up(nursery, tmp_path, 0)
+    run, log, out = (tmp_path / name for name in ("run", "log", "out"))
+    ended = Counter[str]()
+    for rank, own in enumerate(stage.operations):
+        for k, operation in enumerate(own, 1):
+            where = f"before operation {k} of rank {rank}: {operation.kind} {operation.path.name}"
+            shutil.rmtree(run, ignore_errors=True)
+            shutil.copytree(tmp_path / "base", run)
+            late = nursery.start("tiny_save", WORLD, run, 6, 0, Fault(rank, "stop", k), log, "")
+            try:
+                late.stopped(rank)
+                assert nursery.run("tiny", WORLD, run, 0, 0, out) == [0, 0], (where, nursery.said())
+                content = {path: path.read_bytes() for path in (run / "ckpt").rglob("*.a3/*")}
+                os.kill(late.ranks[rank].pid or 0, signal.SIGCONT)
+                ended[str(late.wait())] += 1
+            finally:
+                late.kill()
+            assert loader_finds(run, WORLD) == "step_8.a3", where
+            assert content and {path: path.read_bytes() for path in content} == content, where
+            assert [(out / str(r)).read_text() for r in range(WORLD)] == stage.digests, where
+            assert losses(run) == losses(tmp_path / "whole"), where
+    told = ", ".join(f"{codes} {n} times" for codes, n in ended.items())
+    figure(f"late writer: {sum(ended.values())} places to come back from, exit codes {told}; {time.perf_counter() - began:.0f} s")
 
 
 def test_a_power_cut_takes_nothing_that_counts(nursery: Nursery, tmp_path: Path) -> None:
