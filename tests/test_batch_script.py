@@ -29,6 +29,7 @@ case " $* " in *" look "*) cat "$HERE/answers"; exit;; esac
 printf '%s|' "$ACSAR_TAG" "$@" >> "$HERE/starts"; echo >> "$HERE/starts"
 read -r code < "$HERE/codes"; sed -i 1d "$HERE/codes"
 case $code in
+    0) : > "$ACSAR_LOGS/../result.json"; exit;;
     leave) trap 'exit 143' TERM;;
     hang) trap '' TERM;;
     *) exit "$code";;
@@ -231,6 +232,15 @@ def running(bench: Bench, ranks: str, job: str) -> Iterator["subprocess.Popen[by
         while not (bench.here / "waiting").exists() and time.monotonic() < end:
             time.sleep(0.02)
         yield script
+
+
+def test_a_lost_node_is_no_end(bench: Bench) -> None:
+    (bench.here / "bin" / "srun").write_text(
+        "#!/bin/bash\ncase \" $* \" in *' look '*) ;; *) echo 'srun: error: Node failure on n3' >&2;; esac\n"
+    )
+    assert bench.run(job=JOB.replace("RUNNING", "NODE_FAIL").replace("Restarts=0", "Restarts=1")) == 75
+    assert bench.ends() == [("7.0.1", "requeue")]
+    assert bench.lines("requeued") == []
 
 
 def test_no_decision_ends_the_job_with_the_ranks_code(bench: Bench) -> None:
