@@ -77,7 +77,7 @@ class SyncReport:
     def line(self) -> str:
         """One line for a terminal."""
         news = f"{self.points} new points, {self.artifacts} new files"
-        words = [f"{len(self.comparisons)} comparison(s), {news} -> {self.uri} ({self.seconds:.1f} s)"]
+        words = [f"{len(self.comparisons)} comparison(s), {news} -> {self.uri or 'MLflow'} ({self.seconds:.1f} s)"]
         words += [self.why] if self.why else []
         words += [f"not forwarded: {'; '.join(self.problems)}"] if self.problems else []
         return "; ".join(words)
