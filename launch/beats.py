@@ -13,6 +13,7 @@ from typing import Any
 
 SLOW = 1.5  # times the median of the other ranks' busy time
 SLOW_MS = 20.0  # and at least so much longer
+SILENT = "no beat"
 QUIET = 8.0  # seconds without a beat, by the hosts' own clocks, after which a second look is worth it
 
 
@@ -99,7 +100,7 @@ def _silent(beats: Sequence[Rank], before: Sequence[Rank]) -> list[Rank]:
 def _silence(beat: Rank, others: Sequence[Rank]) -> str:
     furthest = max(others, key=lambda other: other.step)
     age = max(other.time for other in others) - beat.time
-    since = f"no beat for {age:.0f} s" if age > QUIET else "no beat between two looks"
+    since = f"{SILENT} for {age:.0f} s" if age > QUIET else f"{SILENT} between two looks"
     phases = statistics.mode(other.phase for other in others)
     return f"rank {beat.rank} on {beat.host}: {since} (step {beat.step}, {beat.phase}) while others are at step {furthest.step} in {phases}"
 

@@ -39,8 +39,9 @@ LAUNCHERS = ("pretrain.py", "demo.py", "pipeline.py")  # that start ranks on thi
 class Cancel:
     """Flags of `cancel`."""
 
-    name: Annotated[str, tyro.conf.Positional]  # of the comparison
-    keys: Annotated[list[str], tyro.conf.Positional] = field(default_factory=list)  # joint, bone, motion, pack, probe, fuse; default: all
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]  # of the comparison
+    # joint, bone, motion, pack, probe, fuse; default: all
+    keys: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY ...]")] = field(default_factory=list)
     runs: Path = field(default_factory=lambda: Path(os.environ.get("ACSAR_RUNS", "runs")))  # folder of all runs
     json: bool = False  # print one JSON document and nothing else
 

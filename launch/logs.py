@@ -37,8 +37,9 @@ LOOK_EVERY = 10.0  # seconds between two looks at whether anybody still writes
 class Logs:
     """Flags of `logs`."""
 
-    name: Annotated[str, tyro.conf.Positional]  # of the comparison
-    key: Annotated[str | None, tyro.conf.Positional] = None  # joint, bone, motion, pack, probe or fuse
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]  # of the comparison
+    # joint, bone, motion, pack, probe or fuse; default: what went wrong, else all
+    key: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[KEY]")] = None
     runs: Path = field(default_factory=lambda: Path(os.environ.get("ACSAR_RUNS", "runs")))  # folder of all runs
     rank: int | None = None  # whose log; default: of the rank that failed first, else rank 0
     lines: int = 40  # how many from the end

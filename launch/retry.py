@@ -38,8 +38,9 @@ from launch.view import ALIVE, UnitView, look, upstream
 class Retry:
     """Flags of `retry`."""
 
-    name: Annotated[str, tyro.conf.Positional]  # of the comparison
-    keys: Annotated[list[str], tyro.conf.Positional] = field(default_factory=list)  # joint, bone, motion, pack, probe, fuse; default: all
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]  # of the comparison
+    # joint, bone, motion, pack, probe, fuse; default: all
+    keys: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY ...]")] = field(default_factory=list)
     runs: Path = field(default_factory=lambda: Path(os.environ.get("ACSAR_RUNS", "runs")))  # folder of all runs
     dry_run: bool = False  # say what would be submitted, submit nothing
     json: bool = False  # print one JSON document and nothing else
@@ -82,6 +83,9 @@ def again(run: Path, chosen: Sequence[UnitView], views: Sequence[UnitView], dry_
     verdicts = []
     for view in chosen:
         why = reason_to_leave(run, view)
+        lacking = [first.key for first in upstream(view, views) if first.state != "finished" and first.key not in jobs]
+        if not why and lacking:
+            why = f"{view.state}; it needs {', '.join(lacking)}, which nobody works on: retry that too"
         if why:
             verdicts.append(Verdict(view.key, view.state, "left", why))
         elif not view.jobs:

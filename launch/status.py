@@ -16,6 +16,7 @@ from launch.start import prepare
 prepare()
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,18 +31,20 @@ from jobs import InputError
 from launch.cli import finish, parse, print_json
 from launch.traces import find, names
 from launch.shown import details, line_of, table
-from launch.view import ALIVE, Slurm, UnitView, doubtful, look_at
+from launch.view import ALIVE, Slurm, UnitView, doubtful, look_at, silent
 
 REDRAW = 5.0  # seconds
 ASK_EVERY = 10.0  # seconds between two questions to Slurm while watching
-SECOND_LOOK = 3.0  # seconds until beats are compared: ranks write theirs about every two
+LOOK_AGAIN = 3.0  # seconds until beats are compared: ranks write theirs about every two
+LOOKS = 2  # that must find a rank silent
 
 
 @dataclass(frozen=True)
 class Status:
     """Flags of `status`."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None  # of the comparison, shown in detail; default: all in one list
+    # the comparison to show in detail; default: all, in one list
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
     runs: Path = field(default_factory=lambda: Path(os.environ.get("ACSAR_RUNS", "runs")))  # folder of all runs
     watch: bool = False  # draw again every 5 s until nothing runs or waits any more; Slurm is asked every 10 s
     json: bool = False  # print one JSON document and nothing else
@@ -66,26 +69,33 @@ def main(argv: list[str]) -> int:
 
 
 def look_closely(runs: Sequence[Path]) -> dict[Path, list[UnitView]]:
-    """One look, or two a few seconds apart when a rank may be silent."""
+    """One look; where a rank may be silent a second one a few seconds later, and a third before it is said."""
     slurm = Slurm(every=ASK_EVERY)
     views = look_at(runs, slurm)
-    first = [view for found in views.values() for view in found]
-    if not doubtful(first):
-        return views
-    time.sleep(SECOND_LOOK)
-    return look_at(runs, slurm, before=first)
+    first = everything(views)
+    for _ in range(LOOKS if doubtful(first) else 0):
+        time.sleep(LOOK_AGAIN)
+        views = look_at(runs, slurm, before=first)
+        if not any(silent(view) for view in everything(views)):
+            break
+    return views
 
 
 def looks(runs: Sequence[Path]) -> Iterator[dict[Path, list[UnitView]]]:
-    """Look every few seconds until nothing runs or waits any more."""
-    slurm, before = Slurm(every=ASK_EVERY), list[UnitView]()
+    """Look every few seconds until nothing runs or waits any more; beats are compared with those of the look before the last."""
+    slurm, earlier = Slurm(every=ASK_EVERY), deque[list[UnitView]]([[]], maxlen=2)
     while True:
-        views = look_at(runs, slurm, before)
-        before = [view for found in views.values() for view in found]
+        views = look_at(runs, slurm, before=earlier[0])
+        earlier.append(everything(views))
         yield views
-        if not any(view.state in ALIVE for view in before):
+        if not any(view.state in ALIVE for view in earlier[-1]):
             return
         time.sleep(REDRAW)
+
+
+def everything(views: dict[Path, list[UnitView]]) -> list[UnitView]:
+    """The units of all comparisons."""
+    return [view for found in views.values() for view in found]
 
 
 def watch(runs: Sequence[Path], detailed: bool) -> None:
@@ -93,25 +103,25 @@ def watch(runs: Sequence[Path], detailed: bool) -> None:
     if sys.stdout.isatty():
         with Live(auto_refresh=False) as live:
             for views in looks(runs):
-                live.update(drawn(views, detailed), refresh=True)
+                live.update(drawn(views, detailed, rows=live.console.height - 2), refresh=True)
         return
     printed = set[str]()
     for views in looks(runs):
-        lines = [line_of(view) for found in views.values() for view in found]
+        lines = [line_of(view) for view in everything(views)]
         for line in lines:
             if line not in printed:
                 print(line, flush=True)
         printed = set(lines)
 
 
-def drawn(views: dict[Path, list[UnitView]], detailed: bool) -> RenderableType:
-    """All about each unit, or a list of all."""
-    everything = [view for found in views.values() for view in found]
+def drawn(views: dict[Path, list[UnitView]], detailed: bool, rows: int = 0) -> RenderableType:
+    """All about each unit, or a list of all: the last `rows` of them where there is no room for more."""
+    units = everything(views)
     if detailed:
-        return Group(*(details(view) for view in everything), *(Text(words) for words in afterwards(views)))
+        return Group(*(details(view) for view in units), *(Text(words) for words in afterwards(views)))
     if sys.stdout.isatty():
-        return table(everything)
-    return Text("\n".join(line_of(view) for view in everything))
+        return table(units[-rows:])
+    return Text("\n".join(line_of(view) for view in units))
 
 
 def afterwards(views: dict[Path, list[UnitView]]) -> list[str]:

@@ -149,6 +149,11 @@ def doubtful(views: Iterable[UnitView]) -> bool:
     )
 
 
+def silent(view: UnitView) -> bool:
+    """Is a rank of it silent, or its life unknown?"""
+    return any(beats.SILENT in words for words in view.remarks) or (view.state == "lost" and bool(view.ranks))
+
+
 def _view(facts: Traces, known: Known, earlier: UnitView | None) -> UnitView:
     """Everything about one unit in words and numbers."""
     unit, submission = facts.unit, facts.submission

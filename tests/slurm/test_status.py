@@ -62,12 +62,17 @@ def test_jobs_are_seen_cancelled_and_submitted_again(box: Box, packed: Path, tmp
     assert f"{joint.jobs[0]}_0_log.out" in followed.splitlines()[0]
 
     # a rank that stands still is named, from its beats alone
-    silent = joint.ranks[1]
-    os.kill(silent.pid, signal.SIGSTOP)
-    wait_for(lambda: any("no beat" in words for words in status(runs)["joint"].remarks), 60)
-    remarks = status(runs)["joint"].remarks
-    assert len(remarks) == 1 and remarks[0].startswith(f"rank 1 on {silent.host}: no beat") and "while others are at step" in remarks[0]
-    os.kill(silent.pid, signal.SIGCONT)
+    still = joint.ranks[1]
+    os.kill(still.pid, signal.SIGSTOP)
+    remarks: list[str] = []
+
+    def named() -> bool:
+        remarks[:] = status(runs)["joint"].remarks
+        return bool(remarks) and "no beat" in remarks[0]
+
+    wait_for(named, 90)
+    assert len(remarks) == 1 and remarks[0].startswith(f"rank 1 on {still.host}: no beat") and "while others are at step" in remarks[0]
+    os.kill(still.pid, signal.SIGCONT)
 
     # retry leaves what runs and what waits
     left = json.loads(launch("retry", "one", "--runs", runs, "--json").stdout)["units"]
@@ -93,6 +98,38 @@ def test_jobs_are_seen_cancelled_and_submitted_again(box: Box, packed: Path, tmp
     assert now.history == bone.jobs and now.jobs != bone.jobs and now.attempts == 2
     assert read_json(runs / "one" / "bone" / "attempts" / "0002.json")["start"].startswith("step_")
     assert launch("cancel", "one", "--runs", runs).returncode == 0
+
+
+def test_a_chain_is_submitted_again_with_its_order(box: Box, packed: Path, tmp_path: Path) -> None:
+    runs, profile = tmp_path / "runs", tmp_path / "later.toml"
+    profile.write_text('time = "20"\n[sbatch]\nbegin = "now+1hour"\n')
+    words = ["--data", packed, "--runs", runs, "--name", "one", "--recipe", "scdnet-small", "--streams", "joint", "--steps", "2", *TINY]
+    done = launch("pipeline", *map(str, words), "--cluster", "slurm", "--cluster-profile", profile, "--no-track")
+    assert done.returncode == 0, done.stderr
+    before = status(runs)
+    assert [(key, view.state) for key, view in before.items()] == [("joint", "queued"), ("probe", "waiting"), ("fuse", "waiting")]
+    assert before["probe"].why.startswith("for joint (Dependency") and before["fuse"].why.startswith("for probe (Dependency")
+
+    box.run("scancel", before["joint"].jobs[0])
+    wait_for(lambda: all(view.state == "cancelled" for view in status(runs).values()), 90)
+    assert status(runs)["fuse"].why == "by Slurm, since it waited for what went wrong: probe cancelled"
+    (alone,) = json.loads(launch("retry", "one", "fuse", "--runs", runs, "--json").stdout)["units"]
+    assert alone["action"] == "left" and "needs probe" in alone["why"]
+    again = launch("retry", "one", "--runs", runs)
+    assert again.returncode == 0, again.stderr
+    now = status(runs)
+    assert [view.state for view in now.values()] == ["queued", "waiting", "waiting"]
+    assert (now["probe"].after, now["fuse"].after) == (now["joint"].jobs, now["probe"].jobs)
+    needs = dict(line.split() for line in box.run("squeue", "--noheader", "--format=%i %E").splitlines())
+    assert needs[now["probe"].jobs[0]].startswith(f"afterok:{now['joint'].jobs[0]}(")
+    assert needs[now["fuse"].jobs[0]].startswith(f"afterok:{now['probe'].jobs[0]}(")
+
+    # what waits for a cancelled unit is cancelled with it, and told
+    told = launch("cancel", "one", "probe", "--runs", runs).stdout
+    assert f"probe: was waiting; job {now['probe'].jobs[0]} is being ended" in told and "fuse: was waiting" in told and "joint" not in told
+    assert [view.state for view in status(runs).values()] == ["queued", "cancelled", "cancelled"]
+    assert launch("retry", "one", "probe", "--runs", runs).returncode == 0
+    assert status(runs)["probe"].after == now["joint"].jobs
 
 
 def test_a_job_whose_nodes_see_another_disk(box: Box, packed: Path) -> None:
