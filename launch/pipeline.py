@@ -30,7 +30,7 @@ from launch.profiles import Profile
 from launch.queued import DONE, described, submit_missing, submit_streams, wait, what_next
 from launch.snapshot import snapshot
 from launch.submission import Shape
-from launch.tracking import prepared
+from launch.tracking import prepared, untracked
 from launch.table import accuracy_table
 from launch.unit import Unit
 
@@ -90,7 +90,8 @@ def on_cluster(command: pretrain.Command) -> int:
         print_json({"job": encode(job), "stages": order, "place": encode(asked)})
         return 0
     with prepared(job.runs, job.name, where.track and not raw):
-        jobs = submit_chain(job, raw, where.label, asked, profile)
+        snapshot(job.runs)
+    jobs = submit_chain(job, raw, where.label, asked, profile if where.track else untracked(profile))
     run = job.runs / job.name
     what_next(run)
     views = wait(run, order, job.steps or 0, where.track) if where.wait else []

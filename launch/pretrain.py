@@ -33,9 +33,10 @@ from launch.cluster import Cluster, Place, gpu_name, on_slurm, place, profile_fo
 from launch.data import packed_set, say
 from launch.predict import NETWORK_GBIT, DeviceGuess, Prediction, lines, predict
 from launch.queued import DONE, described, submit_streams, wait, what_next
+from launch.snapshot import snapshot
 from launch.streams import run_streams
 from launch.submission import script
-from launch.tracking import prepared, tracked
+from launch.tracking import prepared, tracked, untracked
 from launch.unit import Unit
 
 
@@ -166,8 +167,9 @@ def queued(command: Command) -> int:
         print_json({"job": encode(job), "place": asdict(asked), "plan": asdict(numbers), "predicted": asdict(predicted), "scripts": texts})
         return 0
     described(job)
-    with prepared(job.runs, job.name, where.track):  # an experiment that exists is not made by three jobs at once
-        jobs = submit_streams(job, asked, profile)
+    with prepared(job.runs, job.name, where.track):  # before jobs start, so that three of them do not make it at once
+        snapshot(job.runs)
+    jobs = submit_streams(job, asked, profile if where.track else untracked(profile))
     what_next(run)
     views = wait(run, job.streams, min(job.stop_after or numbers.steps, numbers.steps), where.track) if where.wait else []
     if where.json:
