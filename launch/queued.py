@@ -53,15 +53,18 @@ def submit_missing(
     missing = [part for part in parts if part not in queued and not stages.finished(stage, description, part)]
     for job in queued.values():
         say(f"{unit.key}: job {job} is in the queue already")
-    if not missing:
-        if not queued:
-            say(f"{unit.key}: finished before")
+    if queued and missing:  # a unit has one newest submission, by which its parts are found
+        say(f"{unit.key}: {', '.join(missing)} can be submitted again when these have ended")
+    if queued:
         return list(queued.values())
+    if not missing:
+        say(f"{unit.key}: finished before")
+        return []
     submission = submit(unit, stage, description, missing, shape, profile, code, after, earlier=earlier)
     jobs = [job for job, _, _ in submission.jobs]
     waits = f" after {', '.join(after)}" if after else ""
     say(f"{unit.key}: job {', '.join(jobs)}{waits}, log {unit.log(submission.job_of(0))}")
-    return [*queued.values(), *jobs]
+    return jobs
 
 
 def in_queue(unit: Unit) -> dict[str, str]:
