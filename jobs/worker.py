@@ -1,5 +1,7 @@
 """One process of a job: `python -m jobs.worker JOB.json PART [STAGE]`. The job comes as JSON, the ranks through the environment."""
 
+import atexit
+import gc
 import json
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ def work(description: Path, part: str, stage: str = "pretrain") -> int:
     """Run one part of a stage (of pretraining: one stream) on this rank, and print what came out as JSON.
 
     0: done, stopped or interrupted (resumable); 2: the user can mend it, one line on stderr."""
+    atexit.register(gc.freeze)  # or the interpreter spends a second of its end on looking for garbage among all that was imported
     try:
         outcome = stages.run(stage, description, part)
     except InputError as error:
