@@ -37,7 +37,7 @@ UNKNOWN_GPU = "A100"
 START = 6e-6  # seconds to start an operation on a GPU
 LATENCY = {"gpu": 20e-6, "cpu": 200e-6}  # of an exchange between two ranks: NCCL, gloo
 INSIDE = {"gpu": 200e9, "cpu": 2e9}  # bytes/s between the ranks of one node: NVLink, loopback
-DISK = 0.5e9  # bytes/s of a save
+DISK = 0.25e9  # bytes/s of a save, its hashes included
 RECORD_BYTES, FILES_OF_A_CHECKPOINT, OTHER_FILES = 500, 3, 50
 
 
