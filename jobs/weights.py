@@ -23,7 +23,17 @@ def save_encoder(path: Path, method: Method, config: SCDNetConfig, skeleton: str
     """Write the query encoder whole or not at all, with the configuration (its stream included) and `facts` as metadata."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in query(method).state_dict().items()}
     described = {"method": json.dumps({"kind": type(config).__name__, **encode(config)}), "skeleton": skeleton, "stream": config.stream}
-    write_bytes(path, safetensors.torch.save(state, {**facts, **described}))
+    write_bytes(path, in_order(safetensors.torch.save(state, {**facts, **described})))
+
+
+def in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted by name: the library writes them in any order; equal encoders shall be equal files."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    sorted_ = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    told = json.dumps(sorted_, separators=(",", ":")).encode()
+    told += b" " * (-len(told) % 8)  # tensors start at a multiple of 8
+    return len(told).to_bytes(8, "little") + told + content[8 + size :]
 
 
 def load_encoder(path: Path) -> Method:

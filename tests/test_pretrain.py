@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from acsar.ac_sar import ACSAR
-from acsar.recipes import RECIPES
+from acsar.recipes import RECIPES, build
 from acsar.scdnet import SCDNet
 from acsar.types import Batch
 from jobs import journal, weights
@@ -314,6 +314,15 @@ def test_the_encoder_file_builds_the_method_again(packed: Path, runs: Path) -> N
     for encoder in (weights.query(method), weights.key(method)):
         assert all(torch.equal(tensor, stored[name]) for name, tensor in encoder.state_dict().items())
     assert any("running_mean" in name for name in stored)
+
+
+def test_equal_encoders_are_equal_files(tmp_path: Path) -> None:
+    config = RECIPES["scdnet-small"].method
+    facts = {name: name for name in "zyxwvutsrq"}
+    for name in ("one", "two", "three"):
+        weights.save_encoder(tmp_path / name, build(config, "ntu25", seed=1), config, "ntu25", facts)
+    assert len({(tmp_path / name).read_bytes() for name in ("one", "two", "three")}) == 1
+    assert weights.metadata(tmp_path / "one").items() >= facts.items() and weights.config(tmp_path / "one") == config
 
 
 def test_init_starts_from_another_runs_weights(packed: Path, runs: Path, tmp_path: Path) -> None:
