@@ -29,7 +29,7 @@ from jobs.run_folder import read_json
 from jobs.schedule import scaled_lr
 from jobs.timings import measure
 from launch.cli import finish, parse, print_json, value_of, without
-from launch.cluster import Cluster, Place, gpu_name, on_slurm, place, profile_for, shape
+from launch.cluster import Cluster, Place, gpu_name, on_slurm, partition_of, place, profile_for, shape
 from launch.data import packed_set, say
 from launch.predict import NETWORK_GBIT, DeviceGuess, Prediction, lines, predict
 from launch.queued import DONE, described, submit_streams, wait, what_next
@@ -160,7 +160,9 @@ def queued(command: Command) -> int:
     run = job.runs / job.name
     show(job, numbers, asked.describe())
     if where.dry_run:
-        device = DeviceGuess("gpu" if asked.gpus_per_node else "cpu", asked.tasks_per_node, asked.cpus_per_task)
+        device = DeviceGuess(
+            (partition_of(profile).gpu or "gpu") if asked.gpus_per_node else "cpu", asked.tasks_per_node, asked.cpus_per_task
+        )
         predicted = foresee(job, numbers, device, where)
         texts = {stream: script(Unit(run, stream), asked, profile, job.runs / ".code" / "HASH") for stream in job.streams}
         say(texts[job.streams[0]])

@@ -53,6 +53,7 @@ class Partition:
     gpus_per_node: int
     memory_mb: int
     limit_minutes: int | None  # None = no time limit
+    gpu: str = ""  # the type's name, where the cluster gives it one: h100
 
 
 def answers() -> bool:
@@ -185,7 +186,8 @@ def read_partitions(text: str) -> list[Partition]:
         like = [row for row in usable or nodes if _gpus(row[5]) == gpus]
         cpus, memory = (min(int(row[i]) for row in like) for i in (3, 4))
         limit = None if nodes[0][6] in ("infinite", "n/a") else seconds(nodes[0][6]) // 60
-        found.append(Partition(name.removesuffix("*"), name.endswith("*"), len(nodes), len(usable), cpus, gpus, memory, limit))
+        gpu = next((match[1] for row in like if (match := re.search(r"(?:^|,)gpu:([^:,()]+):\d", row[5]))), "")
+        found.append(Partition(name.removesuffix("*"), name.endswith("*"), len(nodes), len(usable), cpus, gpus, memory, limit, gpu))
     return found
 
 

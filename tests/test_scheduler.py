@@ -161,6 +161,11 @@ def test_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         jobs(["12"])
 
 
+def test_a_partition_names_its_gpus() -> None:
+    rows = "".join(f"p|n{i}|idle|16|4000|gpu:h100:4(S:0-1)|30:00|up\n" for i in (1, 2))
+    assert read_partitions(rows) == [Partition("p", False, 2, 2, 16, 4, 4000, 30, "h100")]
+
+
 def test_a_command_that_fails_or_hangs() -> None:
     with pytest.raises(InputError, match=r"ls --no-such: .*no-such"):
         ask("ls", "--no-such")
