@@ -25,17 +25,21 @@ class Group:
 
     ranks: list[BaseProcess]
 
-    def wait(self, seconds: float = 300.0) -> list[int]:
-        """Exit codes (a signal's number is negative), once all have ended. AssertionError when one goes on by itself or for too long."""
-        end = time.monotonic() + seconds
+    def wait(self, seconds: float = 300.0, rest: float = 0.0) -> list[int]:
+        """Exit codes (a signal's number is negative), once all have ended.
+
+        A rank that still goes on when another one has failed is killed after `rest` seconds, as a launcher would do: one that makes a
+        new group with the dead waits long. Without `rest`, or when none has failed, one that goes on too long is an AssertionError."""
+        now, first = time.monotonic, 0.0  # when the first one failed
+        end = now() + seconds
         while any(rank.exitcode is None for rank in self.ranks):
             multiprocessing.connection.wait([rank.sentinel for rank in self.ranks if rank.exitcode is None], timeout=1.0)
-            if any(rank.exitcode for rank in self.ranks):
-                end = min(end, time.monotonic() + LEAVES_BY_ITSELF)
-            if time.monotonic() > end:
-                late = [i for i, rank in enumerate(self.ranks) if rank.exitcode is None]
+            if not first and any(rank.exitcode for rank in self.ranks):
+                first = now()
+            late = [i for i, rank in enumerate(self.ranks) if rank.exitcode is None]
+            if late and now() > (first + (rest or LEAVES_BY_ITSELF) if first else end):
                 self.kill()
-                raise AssertionError(f"ranks {late} do not end by themselves")
+                assert first and rest, f"ranks {late} do not end by themselves"
         return [int(rank.exitcode or 0) for rank in self.ranks]
 
     def stopped(self, rank: int, seconds: float = 60.0) -> None:

@@ -25,7 +25,7 @@ from tests.faults.sweep import loader_finds, losses
 
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.timeout(1800)]
 
-WORLD, STEPS, LONG, KILLS, SEED = 2, 6, 40, 30, 20
+WORLD, STEPS, LONG, KILLS, SEED = 2, 6, 24, 30, 20
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +124,11 @@ def test_killed_at_random_moments(nursery: Nursery, packed: Path, tmp_path: Path
             group, claims = nursery.start("pretrain", WORLD, this), len(attempts(RunFolder(stream)))
             killed = False
             if kills < KILLS:
-                group.ranks[0].join(draw.uniform(0, takes / 2))
+                group.ranks[0].join(draw.uniform(0, takes / 3))
                 killed = group.ranks[0].exitcode is None
                 if killed:
                     group.ranks[draw.randrange(WORLD)].kill()
-            codes = group.wait()
+            codes = group.wait(rest=10.0)
             kills += -9 in codes
             # nobody but the killed one's neighbour complains, and an attempt starts from the newest whole state there was
             assert set(codes) <= {0, 1, -9} and (killed or not any(codes)), (codes, nursery.said())
