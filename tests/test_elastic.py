@@ -56,6 +56,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.distributed
+@pytest.mark.cluster
 def test_four_then_two_then_eight_ranks_are_one_run(tmp_path: Path) -> None:
     """All start from 20 common steps: at the very start rounding decides ties, and would decide the first gradient too."""
     raw, packed, runs, threads = tmp_path / "raw", tmp_path / "packed", tmp_path / "runs", torch.get_num_threads()
