@@ -1,9 +1,11 @@
 """Pretrain a method on joint, bone and motion, side by side, on one part of one data set.
 
 With nothing else than `--nodes 4` it makes a small synthetic set, packs it and trains three streams, each on 4 simulated nodes.
-The same command continues what was interrupted; finished streams are not trained twice.
+Where Slurm answers it submits a job per stream and returns: docs/cluster.md. The same command continues what was interrupted; finished
+streams are not trained twice.
 
     python launch/pretrain.py --nodes 4
+    python launch/pretrain.py --nodes 4 --cluster slurm --cluster-profile my.toml --wait
     python launch/pretrain.py --data packed/ntu60 --protocol xsub --recipe acsar
     python launch/pretrain.py --data moves.npz --recipe scdnet-small --streams joint --steps 300 --dry-run
 """
