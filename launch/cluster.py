@@ -67,7 +67,8 @@ def on_slurm(cluster: Cluster) -> bool:
         scheduler.ask("sinfo", "--noheader")
     except InputError as error:
         if cluster == "slurm":
-            raise InputError(f"--cluster slurm: {error}; --cluster local runs the same command on this machine") from None
+            told = f"no controller answers ({error})"
+            raise InputError(f"--cluster slurm: {told}; --cluster local runs the same command on this machine") from None
         if "SLURM_CONF" in os.environ:  # somebody meant a cluster
             print(f"not on Slurm, but here: {error} (SLURM_CONF={os.environ['SLURM_CONF']})", file=sys.stderr)
         return False
