@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from jobs.pack import Pack
+from jobs.fuse import Fuse
 from jobs.stages import write_job
 from launch import scheduler
 from launch.evidence import read_end
@@ -16,6 +16,7 @@ from launch.unit import Unit
 from tests.clips import TINY
 from tests.slurm.box import Box
 from tests.slurm.conftest import ROOT, launch, wait_for
+from tests.test_fuse import run_of, scores
 
 PATIENCE = 240.0
 
@@ -56,12 +57,13 @@ def test_a_job_submitted_inside_a_job_runs_the_code_of_that_moment(box: Box, pac
     assert done.returncode == 0 and "joint: finished before" in done.stderr
 
 
-def test_an_array_of_forty_runs_every_part_once(box: Box, packed: Path, tmp_path: Path) -> None:
-    """Four at a time; the parts are packings of a set that is packed already."""
-    unit = Unit(tmp_path / "runs" / "many", "pack")
-    description = write_job(Pack(data=packed.parent / "moves.npz", out=packed, jobs=1), unit.folder / "job.json")
+def test_an_array_of_forty_runs_every_part_once(box: Box, tmp_path: Path) -> None:
+    """Four at a time; each part fuses the same two streams, which may be done any number of times."""
+    run = run_of(tmp_path / "runs" / "many", {"joint": scores(1), "bone": scores(2)})
+    unit = Unit(run, "fuse")
+    description = write_job(Fuse(run=run), unit.folder / "job.json")
     parts = [str(i) for i in range(40)]
-    submission = submit(unit, "pack", description, parts, Shape(), Profile(at_once=4, time="10"), snapshot(tmp_path / "runs"))
+    submission = submit(unit, "fuse", description, parts, Shape(), Profile(at_once=4, time="10"), snapshot(tmp_path / "runs"))
     assert len(submission.jobs) == 1 and len(set(submission.job_ids())) == 40
     array = submission.jobs[0][0]
     assert "--array=0-39%4" in unit.logs.joinpath(f"{array}_submission.sh").read_text()
@@ -79,4 +81,4 @@ def test_an_array_of_forty_runs_every_part_once(box: Box, packed: Path, tmp_path
     assert sorted(end.tag for end in ends if end) == sorted(f"{job}.0.1" for job in submission.job_ids())
     assert 2 <= most <= 4
     told = [unit.log(job).read_text() for job in submission.job_ids()]
-    assert all(text.count('"up_to_date": true') == 1 for text in told)
+    assert all(text.count('"streams": ["joint", "bone"]') == 1 for text in told)
