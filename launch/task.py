@@ -8,7 +8,7 @@ from pathlib import Path
 
 from submitit.helpers import TorchDistributedEnvironment
 
-from jobs import interrupts
+from jobs import cores, interrupts
 from launch.forwarder import forwarding
 
 PORTS = (20000, 30000)  # below the range that systems give to clients by themselves
@@ -39,6 +39,8 @@ def prepare(stage: str) -> None:
     else:
         for number in (signal.SIGTERM, interrupts.preemption()):
             signal.signal(number, signal.SIG_DFL)  # what other stages have done lies in files; they end, and go on when started again
+    # a site may count hyper-threads, or more processors than there are; threads that wait for each other's turn cost a multiple
+    os.environ["OMP_NUM_THREADS"] = str(min(int(os.environ.get("OMP_NUM_THREADS", cores())), cores()))
     export_ranks()
 
 
