@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.run_folder import RunFolder, record_start, write_json
+from launch.unit import Submission
 
 BEGAN = 1_760_000_000.0
 STREAMS = ("joint", "bone", "motion")
@@ -16,6 +17,19 @@ METHOD = {
     "stream": "joint", "stem": "shared", "c1": 16, "width": 64, "heads": 1, "out": 64, "queue": 256, "tau": 0.2, "ema": 0.999,
     "augmentation": {"probability": 0.5, "masked_joints": 8}, "tau_cross": 0.15, "weight": 0.5, "interaction": "film",
 }  # fmt: skip
+# the stream joint in Slurm's queue
+SUBMITTED = Submission(
+    stage="pretrain",
+    description="",
+    parts=["joint"],
+    jobs=[("12", 0, 1)],
+    nodes=4,
+    tasks_per_node=1,
+    cpus_per_task=1,
+    gpus_per_node=0,
+    profile={},
+    snapshot="",
+)
 
 
 def config(name: str, stream: str, steps: int, **changes: Any) -> dict[str, Any]:

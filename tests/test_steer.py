@@ -21,24 +21,12 @@ from jobs.run_folder import read_json, write_json
 from jobs.stages import write_job
 from launch import cancel, logs, pretrain, retry, status
 from launch.evidence import End
-from launch.unit import Submission, Unit
+from launch.unit import Unit
 from launch.view import look
 from tests.clips import TINY, packed_clips
-from tests.runs_example import begin, comparison, config, end, training
+from tests.runs_example import SUBMITTED, begin, comparison, config, end, training
 
 ROOT = Path(__file__).resolve().parents[1]
-SUBMITTED = Submission(
-    stage="pretrain",
-    description="",
-    parts=["joint"],
-    jobs=[("12", 0, 1)],
-    nodes=4,
-    tasks_per_node=1,
-    cpus_per_task=1,
-    gpus_per_node=0,
-    profile={},
-    snapshot="",
-)
 
 
 def script(name: str, *words: str | Path, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":

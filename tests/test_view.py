@@ -18,24 +18,12 @@ from launch.evidence import End
 from launch.scheduler import Job
 from launch.shown import cells_of, details, duration, line_of, table
 from launch.traces import find, names
-from launch.unit import Submission, Unit
+from launch.unit import Unit
 from launch.view import Known, UnitView, doubtful, look, look_at, reason_in_words
-from tests.runs_example import begin, comparison, config, end, training
+from tests.runs_example import SUBMITTED, begin, comparison, config, end, training
 
 HERE = socket.gethostname()
 BEGAN = 1_760_000_000.0
-SUBMITTED = Submission(
-    stage="pretrain",
-    description="",
-    parts=["joint"],
-    jobs=[("12", 0, 1)],
-    nodes=4,
-    tasks_per_node=1,
-    cpus_per_task=1,
-    gpus_per_node=0,
-    profile={},
-    snapshot="",
-)
 
 
 def says(*jobs: Job) -> Callable[[Sequence[str]], Known]:

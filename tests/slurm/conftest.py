@@ -80,6 +80,15 @@ def box(shared_box: Box, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
         shared_box.up()
 
 
+@pytest.fixture
+def bare(slurm: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    """A box of one node without accounting."""
+    up = new_box(nodes=1, accounting=False)
+    monkeypatch.setenv("SLURM_CONF", str(up.conf))
+    yield up
+    up.down()
+
+
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 clips, packed: see tests/clips.py."""

@@ -1,7 +1,7 @@
 """The doctor at a real Slurm: what the cluster has, whether it would take a job, and what its nodes see."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from launch.checks import Check
 from launch.profiles import Profile
 from launch.slurm_checks import cluster, controller, try_nodes
 from tests.slurm.box import Box
-from tests.slurm.conftest import launch, new_box, wait_for
+from tests.slurm.conftest import launch, wait_for
 
 
 def by_name(found: Iterable[Check]) -> dict[str, Check]:
@@ -98,15 +98,6 @@ def test_a_partition_without_nodes(box: Box, tmp_path: Path) -> None:
     told = by_name(cluster(Profile(), tmp_path))["partition main"]
     assert told.status == "warn"
     assert told.said.startswith("0 of 4 nodes usable")
-
-
-@pytest.fixture
-def bare(slurm: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
-    """A box of one node without accounting."""
-    up = new_box(nodes=1, accounting=False)
-    monkeypatch.setenv("SLURM_CONF", str(up.conf))
-    yield up
-    up.down()
 
 
 def test_accounting_off_and_a_controller_that_is_gone(bare: Box, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """launch/scheduler.py against a real Slurm: every state, arrays, requeue, what the controller forgot, accounting off, no controller."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from jobs import InputError
 from launch import scheduler
 from launch.scheduler import accounting, answers, cancel, configuration, hosts, jobs, max_array_size, partitions
 from tests.slurm.box import Box
-from tests.slurm.conftest import new_box, wait_for
+from tests.slurm.conftest import wait_for
 
 
 def submit(box: Box, *options: str, run: str = "sleep 600") -> str:
@@ -107,15 +106,6 @@ def test_cancel_ended_and_unknown_jobs(box: Box) -> None:
     assert state(job) == "COMPLETED"
     with pytest.raises(InputError, match="scancel"):
         cancel(["no-job"])
-
-
-@pytest.fixture
-def bare(slurm: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
-    """A box of one node without accounting."""
-    up = new_box(nodes=1, accounting=False)
-    monkeypatch.setenv("SLURM_CONF", str(up.conf))
-    yield up
-    up.down()
 
 
 def test_accounting_off(bare: Box) -> None:
