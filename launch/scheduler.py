@@ -188,7 +188,7 @@ def read_partitions(text: str) -> list[Partition]:
         limit = None if nodes[0][6] in ("infinite", "n/a") else seconds(nodes[0][6]) // 60
         gpu = next((match[1] for row in like if (match := re.search(r"(?:^|,)gpu:([^:,()]+):\d", row[5]))), "")
         found.append(Partition(name.removesuffix("*"), name.endswith("*"), len(nodes), len(usable), cpus, gpus, memory, limit, gpu))
-    return found
+    return sorted(found, key=lambda partition: (not partition.default, partition.name))  # sinfo's order changes with the nodes' states
 
 
 def seconds(time: str) -> int:

@@ -154,7 +154,7 @@ class Box:
     def down(self, keep_logs: bool = False) -> None:
         """Stop and remove everything of this box, also what a kill left behind; nothing of any other box. May be repeated."""
         if self._answers():
-            with suppress(subprocess.SubprocessError):
+            with suppress(subprocess.SubprocessError, BoxError):  # what does not end by itself is killed below
                 self.run("scancel", "--user=root")
                 self._wait(lambda: not self.run("squeue", "-h"), 10, "slurmctld")
         index = next((i for i, root in bridges().items() if root == self.root), None)
@@ -163,6 +163,8 @@ class Box:
         for daemon in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
             _end(self._pid(daemon))
         for name in _namespaces(index):
+            with suppress(BoxError):
+                _ip("link", "del", name.replace("-n", "v"))  # the kernel takes its time over links in a namespace that is gone
             _ip("netns", "del", name)
         if index is not None:
             _ip("link", "del", f"acsarbr{index}")
@@ -232,12 +234,28 @@ class Box:
             self.run("scancel", "--user=root")
             with suppress(BoxError):
                 self._wait(lambda: not self.run("squeue", "-h"), 15, "slurmctld")
-        # what slurmctld gave up, or was started behind its back, may still run
-        _kill([pid for node in self.names for pid in self.pids(node) if pid != self._pid(f"slurmd.{node}")])
+        # what slurmctld gave up, or was started behind its back, may still run; what is merely ending is left to end:
+        # a slurmd whose child is killed while it starts or ends a job never speaks of that job again
+        with suppress(BoxError):
+            self._wait(lambda: not self._strays(), 3, "slurmctld")
+        _kill(self._strays())
         for node, state in self.states().items():
             if state.startswith("dr"):
                 self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        self._wait(lambda: self.idle() == self.nodes and not self.run("squeue", "-h"), patience, "slurmctld")
+        try:
+            self._wait(self._quiet, min(20, patience), "slurmctld")
+        except BoxError:
+            for node in (node for node, state in self.states().items() if state != "idle"):
+                self.kill_slurmd(node)
+                self.start_slurmd(node)
+            self._wait(self._quiet, patience, "slurmctld")
+
+    def _quiet(self) -> bool:
+        return self.idle() == self.nodes and not self.run("squeue", "-h")
+
+    def _strays(self) -> list[int]:
+        """Processes on the nodes that are not slurmd itself."""
+        return [pid for node in self.names for pid in self.pids(node) if pid != self._pid(f"slurmd.{node}") and not _gone(pid)]
 
     def logs(self, lines: int = 15) -> str:
         """The last lines of every log of the box."""

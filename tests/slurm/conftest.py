@@ -71,10 +71,15 @@ def box(shared_box: Box, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
     """The shared box with idle nodes and no jobs; Slurm's commands, and what this test starts, talk to it."""
     monkeypatch.setenv("SLURM_CONF", str(shared_box.conf))
     yield shared_box
+    _clean(shared_box)
+
+
+def _clean(shared_box: Box) -> None:
+    """Idle nodes and no jobs again; a box that does not come to rest is made anew."""
     try:
         shared_box.reset(patience=60)
     except (boxes.BoxError, subprocess.SubprocessError) as error:
-        # a job that is cancelled in the moment of its start can keep a node "completing" for minutes: Slurm's own race, not this test's
+        # a job that is cancelled in the moment of its start can keep a node "completing" for minutes: Slurm's own race, not the test's
         print(f"the box is made anew: {error}")
         shared_box.down()
         shared_box.up()

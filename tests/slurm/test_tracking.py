@@ -99,7 +99,7 @@ def test_three_streams_on_four_nodes_are_three_children_of_one_run(box: Box, run
 def test_a_requeued_run_goes_on_and_a_killed_one_is_seen(box: Box, runs: Path, packed: Path) -> None:
     """Requeued and held: SCHEDULED; released: RUNNING; everything of the job killed: KILLED; submitted again: FINISHED; one id."""
     words = ("--streams", "joint", "--save-every", "10")
-    pretrain(runs, packed, 1, 300, *words)
+    pretrain(runs, packed, 1, 160, *words)
     uri, job = f"sqlite:///{runs / 'mlflow.db'}", job_of(runs)
     wait_for(lambda: len(steps(runs)) > 20, 240)
     sync(runs)
@@ -120,18 +120,18 @@ def test_a_requeued_run_goes_on_and_a_killed_one_is_seen(box: Box, runs: Path, p
     sync(runs)
     assert family(uri)["joint"].info.status == family(uri)[""].info.status == "KILLED"
 
-    pretrain(runs, packed, 1, 300, *words)
+    pretrain(runs, packed, 1, 160, *words)
     wait_for_queue(box, 600)
     sync(runs)
     found = family(uri)
     assert found["joint"].info.run_id == run.info.run_id
     assert found["joint"].info.status == found[""].info.status == "FINISHED"
     assert int(found["joint"].data.tags["attempts"]) >= 3
-    assert losses(uri, run.info.run_id) == list(range(1, 301))
+    assert losses(uri, run.info.run_id) == list(range(1, 161))
 
 
 def test_a_server_that_hangs_and_dies_and_comes_back_costs_nothing(box: Box, server: Server, runs: Path, packed: Path) -> None:
-    pretrain(runs, packed, 1, 350, "--streams", "joint", MLFLOW_TRACKING_URI=server.uri)
+    pretrain(runs, packed, 1, 180, "--streams", "joint", MLFLOW_TRACKING_URI=server.uri)
     wait_for(lambda: len(steps(runs)) > 10 and "joint" in family(server.uri), 240)
     assert server.process is not None
     os.killpg(server.process.pid, signal.SIGSTOP)  # takes connections and answers nobody
@@ -147,7 +147,7 @@ def test_a_server_that_hangs_and_dies_and_comes_back_costs_nothing(box: Box, ser
     sync(runs, MLFLOW_TRACKING_URI=server.uri)
     found = family(server.uri)
     assert set(found) == {"", "joint"}
-    assert losses(server.uri, found["joint"].info.run_id) == list(range(1, 351))
+    assert losses(server.uri, found["joint"].info.run_id) == list(range(1, 181))
     assert found["joint"].info.status == found[""].info.status == "FINISHED"
     assert not (runs / "mlflow.db").exists()
     assert found["joint"].data.tags["host"] != socket.gethostname()
