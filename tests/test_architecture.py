@@ -23,6 +23,7 @@ DOORS = {
     "ultralytics": ("jobs/caption",),
     "transformers": ("jobs/caption",),
     "open_clip": ("jobs/encode_text.py",),
+    "av": ("jobs/caption", "shards/render.py"),
     "matplotlib": ("jobs/figures.py",),
     "sklearn": ("jobs/",),
     "tyro": ("launch/",),
