@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,7 @@ class HashText:
 
     encoder: str = "hash"
     shape: tuple[int, int] = (77, 512)
+    by: Literal["caption", "key"] = "caption"
 
     def digest(self, text: str) -> str:
         """The same for all texts: the features follow from the words."""
@@ -112,60 +113,96 @@ class HashText:
 
     def __call__(self, text: str) -> NDArray[np.float16]:
         """[L,D] features of one text."""
-        length, width = self.shape
-        words = ["<start>", *WORD.findall(text.lower())[: length - 2], "<end>"]
+        width = self.shape[1]
+        words = self._words(text)
         features = np.zeros(self.shape, np.float16)
         bits = np.frombuffer(b"".join(hashlib.shake_256(word.encode()).digest(-(-width // 8)) for word in words), np.uint8)
         signs = np.unpackbits(bits).reshape(len(words), -1)[:, :width].astype(np.float32) * 2 - 1
         features[: len(words)] = signs
         return features
 
+    def tokens(self, text: str) -> int:
+        """Valid positions: start, words, end."""
+        return len(self._words(text))
+
+    def _words(self, text: str) -> list[str]:
+        return ["<start>", *WORD.findall(text.lower())[: self.shape[0] - 2], "<end>"]
+
+
+class Row(NamedTuple):
+    """Where the features of one text lie: row of the array, sha256 of its bytes, valid positions (0: not known)."""
+
+    row: int
+    sha256: str
+    tokens: int
+
 
 @dataclass(frozen=True)
 class TextStore:
     """A folder of text features made elsewhere: texts.npy float16 [n,L,D] and index.jsonl, one line per row.
 
-    rows: sha256 of a caption -> (its row, sha256 of the row's bytes)."""
+    A line is {"caption": sha256 of the caption's words} or {"key": the sample's key}, and "row", "encoder", "sha256" of the row's bytes
+    and "tokens", the valid positions with start and end (left out or 0: not known). One folder has lines of one kind.
+
+    by    what features are found by: "caption", the words; "key", the sample, for features that no other clip with the same words shares
+    rows  sha256 of a caption, or a key -> its row"""
 
     folder: Path
     encoder: str
     shape: tuple[int, int]
-    rows: Mapping[str, tuple[int, str]]
+    rows: Mapping[str, Row]
+    by: Literal["caption", "key"] = "caption"
 
     @classmethod
     def open(cls, folder: Path) -> "TextStore":
         """InputError when the folder is no text feature store, or its two files disagree."""
         try:
             features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
-            lines = [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
-            rows = {line["caption"]: (int(line["row"]), str(line["sha256"])) for line in lines}
+            lines = [json.loads(line) for line in (folder / INDEX).read_text(encoding="utf-8").splitlines()]
+            by: Literal["caption", "key"] = "key" if lines and "key" in lines[0] else "caption"
+            rows = {str(line[by]): Row(int(line["row"]), str(line["sha256"]), int(line.get("tokens", 0))) for line in lines}
             encoders = {str(line["encoder"]) for line in lines}
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(f"{folder} is not a folder of text features: {error.filename} is missing") from None
-        except (ValueError, KeyError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             raise InputError(f"{folder} is a damaged folder of text features ({error}); encode the texts again") from None
         if features.ndim != 3 or features.dtype != np.float16 or len(features) != len(lines) or len(encoders) != 1:
             raise InputError(
                 f"{folder} is a damaged folder of text features: {ARRAY} is {features.dtype} {features.shape}, {INDEX} has {len(lines)} "
                 f"lines of {len(encoders)} encoders; encode the texts again"
             )
-        return cls(folder, encoders.pop(), (features.shape[1], features.shape[2]), rows)
+        wrong = [name for name, row in rows.items() if not (0 <= row.row < len(features) and 0 <= row.tokens <= features.shape[1])]
+        if wrong or len(rows) != len(lines):
+            told = f"{wrong[0]} is at {rows[wrong[0]]}" if wrong else f"{len(lines) - len(rows)} lines come twice"
+            raise InputError(f"{folder} is a damaged folder of text features: {INDEX}: {told}; encode the texts again")
+        return cls(folder, encoders.pop(), (features.shape[1], features.shape[2]), rows, by)
 
     def lacking(self, texts: Iterable[str]) -> list[str]:
-        """Those of the texts that have no features here."""
-        return sorted({text for text in texts if _sha(text) not in self.rows})
+        """Those of the texts (of the keys, where `by` is "key") that have no features here."""
+        return sorted({text for text in texts if self._name(text) not in self.rows})
 
     def digest(self, text: str) -> str:
-        """sha256 of the features of this text."""
-        return self.rows[_sha(text)][1]
+        """A name for the features of this text (key) that changes when they or their valid positions do."""
+        row = self._row(text)
+        return f"{row.sha256}:{row.tokens}" if row.tokens else row.sha256
+
+    def tokens(self, text: str) -> int:
+        """Valid positions of the features of this text (key), start and end among them; 0 where the folder does not say."""
+        return self._row(text).tokens
 
     def __call__(self, text: str) -> NDArray[np.float16]:
-        """[L,D] features of one text; InputError when the folder does not have it."""
-        if _sha(text) not in self.rows:
-            raise InputError(f"{self.folder} has no features of {text[:60]!r}; encode the texts again")
-        row, _ = self.rows[_sha(text)]
+        """[L,D] features of one text (key); InputError when the folder does not have it."""
+        row = self._row(text).row
         features: NDArray[np.float16] = np.array(np.load(self.folder / ARRAY, mmap_mode="r", allow_pickle=False)[row])
         return features
+
+    def _row(self, text: str) -> Row:
+        if self._name(text) not in self.rows:
+            raise InputError(f"{self.folder} has no features of {text[:60]!r}; encode the texts again")
+        return self.rows[self._name(text)]
+
+    def _name(self, text: str) -> str:
+        return _sha(text) if self.by == "caption" else text
 
 
 def write_store(

@@ -122,3 +122,47 @@ def test_stores_that_are_damaged_are_named(tmp_path: Path) -> None:
     index.write_text(json.dumps({"row": 0}) + "\n")
     with pytest.raises(InputError, match="damaged"):
         TextStore.open(folder)
+
+
+def by_key(folder: Path, tokens: tuple[int, ...] = (3, 2, 4)) -> Path:
+    """A folder of three rows found by sample key."""
+    features = np.stack([np.full((4, 3), i, np.float16) for i in range(len(tokens))])
+    folder.mkdir()
+    np.save(folder / "texts.npy", features)
+    lines = [
+        {"key": f"k{i}", "row": i, "encoder": "vlm", "sha256": hashlib.sha256(features[i].tobytes()).hexdigest(), "tokens": n}
+        for i, n in enumerate(tokens)
+    ]
+    (folder / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_features_are_found_by_key_and_say_how_long_they_are(tmp_path: Path) -> None:
+    store = TextStore.open(by_key(tmp_path / "store"))
+    assert (store.by, store.encoder, store.shape, [store.tokens(f"k{i}") for i in range(3)]) == ("key", "vlm", (4, 3), [3, 2, 4])
+    np.testing.assert_array_equal(store("k2"), np.full((4, 3), 2, np.float16))
+    assert store.lacking(["k1", "k7", "k7"]) == ["k7"]
+    assert TextStore.open(by_key(tmp_path / "longer", (4, 2, 4))).digest("k0") != store.digest("k0")
+    with pytest.raises(InputError, match="no features of 'k7'"):
+        store.tokens("k7")
+    assert HashText().tokens("A person waves.") == 6 and HashText().tokens("word " * 200) == 77 and HashText().tokens("") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"row": 3}, r"k1 is at Row\(row=3"),
+        ({"row": -1}, r"k1 is at"),
+        ({"tokens": 5}, r"k1 is at Row\(row=1.*tokens=5"),
+        ({"key": "k0"}, r"1 lines come twice"),
+        ({"tokens": None}, r"damaged"),
+        ({"key": None, "caption": "k1"}, r"damaged"),
+    ],
+)
+def test_lines_of_a_store_that_are_wrong_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    folder = by_key(tmp_path / "store")
+    lines = [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+    lines[1] = {name: value for name, value in {**lines[1], **change}.items() if name != "key" or value is not None}
+    (folder / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=message):
+        TextStore.open(folder)
