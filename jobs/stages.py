@@ -4,7 +4,7 @@ A description is the stage's dataclass as JSON (jobs/codec.py), with paths that 
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,24 @@ Description = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a stage of many items has come, by its files."""
+
+    done: int
+    total: int
+    rate: float | None = None  # items per second, of all processes together
+    left_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One stage. Its module is imported when it is run: looking at what is finished needs no torch."""
+    """One stage. Its module is imported when it is run: looking at what is finished, or how far it has come, needs no torch."""
 
     module: str
     name: str  # of the dataclass
     run: Callable[[Any, str], Any]  # (job, part) -> what the part came to
     finished: Callable[[Description, str], bool]
+    progress: Callable[[Description, Sequence[str]], Progress | None] | None = None  # of these parts; None: it is not counted
 
 
 def write_job(job: Any, path: Path) -> Path:
@@ -51,6 +62,12 @@ def finished(stage: str, description: Path, part: str) -> bool:
     return done
 
 
+def progress(stage: str, description: Path, parts: Sequence[str]) -> Progress | None:
+    """How far these parts have come; None where the stage does not count, or has not begun."""
+    count = STAGES[stage].progress
+    return count(read_json(description), parts) if count is not None and description.is_file() else None
+
+
 def _prepared(job: Description, part: str) -> bool:
     return Path(job["job"]["runs"], job["job"]["name"], "job.json").is_file()
 
@@ -73,6 +90,25 @@ def _fused(job: Description, part: str) -> bool:
     return all(path.is_file() and read_json(path)["encoder_sha256"] == encoders.get(stream) for stream, path in probes.items())
 
 
+def _captioned(job: Description, part: str) -> bool:
+    """A slice that has its final name, or (gather) all captions and what this gate says of them."""
+    out = Path(job["out"])
+    if part not in ("gather", ""):
+        return (out / "slices" / f"{part}.jsonl").is_file()
+    report = out / "report.json"
+    if not (report.is_file() and (out / "captions.jsonl").is_file()):
+        return False
+    asked: dict[str, Any] = read_json(report)["gate"]
+    return all(job.get(name) == value for name, value in asked.items())
+
+
+def _captions(job: Description, parts: Sequence[str]) -> Progress | None:
+    from jobs import caption_slices
+
+    out = Path(job["out"])
+    return None if list(parts) == ["gather"] or not (out / caption_slices.PLAN).is_file() else caption_slices.progress(out)
+
+
 def _run_of(job: Description) -> Path:
     return Path(job["run"])
 
@@ -85,6 +121,7 @@ def _protocol(run: Path) -> str:
 
 
 STAGES = {
+    "caption": Stage("jobs.caption", "Caption", lambda job, part: job(part), _captioned, _captions),
     "pack": Stage("jobs.pack", "Pack", lambda job, part: job(), lambda job, part: (Path(job["out"]) / "manifest.json").is_file()),
     "pretrain": Stage(
         "jobs.pretrain",
