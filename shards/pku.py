@@ -21,7 +21,7 @@ from shards.errors import InputError
 from shards.samples import FRAMES_MAX, Clip, Sample, Source, whole_clip
 
 CLASSES = 51
-_STEM = re.compile(r"(?:A(?P<scene>\d{2})N(?P<subject>\d{2})|(?P<video>\d{4}))-(?P<view>[LMR])")
+STEM = re.compile(r"(?:A(?P<scene>\d{2})N(?P<subject>\d{2})|(?P<video>\d{4}))-(?P<view>[LMR])")
 _SPLIT = re.compile(r"cross[-_ ]?(subject|view)", re.IGNORECASE)
 _PROTOCOL = {"subject": "xsub", "view": "xview"}
 
@@ -88,14 +88,14 @@ def _folder(path: Path, word: str) -> Path | None:
 
 def open_pku(path: Path) -> PKUSource:
     """The source of a PKU-MMD folder of part I or part II."""
-    skeletons, labels = _folder(path, "skeleton"), _folder(path, "label")
+    skeletons, labels = _folder(path, "skeleton"), label_folder(path)
     if skeletons is None or labels is None:
         raise InputError(f"{path}: needs a skeleton/ and a label/ folder of .txt files")
     splits = _splits(path, (skeletons, labels))
     source = PKUSource(path, "pku", "pku2", tuple(f"C{c + 1:02d}" for c in range(CLASSES)))
     parts = set()
     for file in sorted(labels.glob("*.txt")):
-        match = _STEM.fullmatch(file.stem)
+        match = STEM.fullmatch(file.stem)
         if match is None:
             raise InputError(f"{file}: {file.stem!r} is no PKU-MMD name (A01N01-L or 0001-L); rename or remove it", reason="bad name")
         place = skeletons / file.name
@@ -103,8 +103,7 @@ def open_pku(path: Path) -> PKUSource:
             raise InputError(f"{place}: missing, though {file} labels it; fetch it or remove the label file")
         parts.add("pku1" if match["video"] else "pku2")
         split = " ".join(f"{protocol}:{said[file.stem]}" for protocol, said in splits.items() if file.stem in said)
-        for line, (label, start, end) in _actions(file):
-            key = f"{file.stem}_C{label + 1:03d}_L{line:03d}"
+        for key, label, start, end in labelled(file):
             subject, scene = int(match["subject"] or 0), int(match["scene"] or 0)
             source.by_key[key] = Sample(key, label, subject, "LMR".index(match["view"]) + 1, scene, split=split)
             source.actions[key] = (str(place), start, end)
@@ -116,8 +115,13 @@ def open_pku(path: Path) -> PKUSource:
     return source
 
 
-def _actions(file: Path) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """(1-based line, (0-based class, first row, end row)) of a label file."""
+def label_folder(path: Path) -> Path | None:
+    """The folder of label files below a folder of PKU-MMD, or None."""
+    return _folder(path, "label")
+
+
+def labelled(file: Path) -> Iterator[tuple[str, int, int, int]]:
+    """(key, 0-based class, first row, end row) of each action of a label file. InputError naming the line."""
     for line, text in enumerate(file.read_text().splitlines(), 1):
         if not text.strip():
             continue
@@ -129,7 +133,7 @@ def _actions(file: Path) -> Iterator[tuple[int, tuple[int, int, int]]]:
             raise InputError(f"{file}: line {line}: unknown class {said}; known are 1 to {CLASSES}", reason="bad name")
         if not 0 <= start < end:
             raise InputError(f"{file}: line {line}: frames {start} to {end} are no interval; mend the line")
-        yield line, (said - 1, start, end)
+        yield f"{file.stem}_C{said:03d}_L{line:03d}", said - 1, start, end
 
 
 def _splits(path: Path, others: tuple[Path, Path]) -> dict[str, dict[str, str]]:
@@ -142,7 +146,7 @@ def _splits(path: Path, others: tuple[Path, Path]) -> dict[str, dict[str, str]]:
         protocol = _PROTOCOL[match[1].lower()]
         if protocol in found:
             raise InputError(f"{file}: a second list for {protocol}; leave one split file for each protocol")
-        lists = [_STEM.finditer(text) for text in _lists(file)]
+        lists = [STEM.finditer(text) for text in _lists(file)]
         if len(lists) != 2:
             raise InputError(f"{file}: {len(lists)} lists of videos; expected training and test videos, each after its header line")
         train, test = ({m[0] for m in stems} for stems in lists)
@@ -156,7 +160,7 @@ def _lists(file: Path) -> list[str]:
     """The texts that follow the header lines."""
     lists: list[str] = []
     for line in file.read_text().splitlines():
-        if "videos" in line.lower() and not _STEM.search(line):
+        if "videos" in line.lower() and not STEM.search(line):
             lists.append("")
         elif lists:
             lists[-1] += " " + line
