@@ -1,0 +1,406 @@
+"""Captions of a data set: slices of clips, each a job of its own, then all of them through the quality gate.
+
+OUT/captions.jsonl   a record per clip (jobs/caption_record.py), once the gate has passed
+OUT/report.json      what the gate found; OUT/refused.jsonl: the records that it did not let through
+the rest of OUT      slices and attempts (jobs/caption_slices.py)
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs import caption_slices as slices
+from jobs.caption_batch import Look, ahead, describe, npy
+from jobs.caption_clips import Chosen, choose
+from jobs.caption_gate import Limits, Summary, verdict
+from jobs.caption_prompts import DEFAULT, prompts
+from jobs.caption_record import Ask, Captioner, CaptionRecord, VideoClip
+from jobs.codec import encode
+from jobs.run_folder import write_json
+from shards.errors import InputError
+from shards.manifest import sha256_of, write_file
+
+GATHER = "gather"  # the part that comes after all slices
+REPORT, REFUSED = "report.json", "refused.jsonl"
+OWN = ("motion", "import", "endpoint")  # captioners that are no model on this machine; every other name is one
+BATCHES = {"motion": 64, "import": 256, "endpoint": 32}  # clips at once where nobody says how many
+MODEL_BATCH = 8
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Caption the training part of a set. Killed halfway, the same job goes on; finished, it does nothing."""
+
+    out: Path  # folder of the captions
+    videos: Path | None = None  # folder of videos: NTU RGB+D, PKU-MMD with its label/ folder, or clips named by key
+    data: Path | None = None  # packed set or raw skeletons: which clips there are and who trains; what `motion` looks at
+    protocol: str = ""  # whose training part: split, xsub, xview, xset; default: the first that the data can serve
+    all: bool = False  # the test clips too
+    keys: Path | None = None  # only these clips: a file of keys, one a line
+    # ovis2, deepseek-vl, another model's name (hub or folder), endpoint, motion, import; auto: by --captions, --endpoint, --videos, --data
+    captioner: str = "auto"
+    model: str = ""  # repository, folder, or (endpoint) the model's name there; default: the captioner's own
+    endpoint: str = ""  # address of an OpenAI-compatible server, such as http://node7:8000/v1; its key: $ACSAR_ENDPOINT_KEY
+    captions: Path | None = None  # a file of published captions (import): .jsonl, .json or .csv by key
+    prompts: tuple[str, ...] = DEFAULT  # ids (jobs/caption_prompts.py): what is asked, and what is asked where that was flagged
+    frames: Literal[3, 5, 8] = 5  # of a clip, side by side in its strip
+    height: int = 448  # of the strip in pixels
+    detector: str = "yolov5mu"  # of people: a name among the assets, or a file; none: whole frames
+    boxes: Path | None = None  # people's boxes from a file instead: .jsonl with key, frame, boxes
+    batch: int = 0  # clips at once; 0: what the captioner likes
+    max_tokens: int = 128  # that a model may write
+    tiles: int | None = None  # most tiles of a strip that a model sees: fewer are faster; default: the model's own
+    hidden: bool = False  # also keep the model's own features of what it writes
+    precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 on a GPU
+    device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
+    slice: int = 500  # clips of a slice: what one job does between two loads of the model
+    gate: Literal["fail", "report"] = "fail"  # report: captions worse than the limits are kept, and the report says so
+    limits: Limits = field(default_factory=Limits)  # of the quality gate
+
+    def __call__(self, part: str = "", progress: Progress | None = None) -> dict[str, Any]:
+        """One slice by its name, GATHER (merge and gate), or everything; what came out, with `lines` for people.
+
+        Raises InputError for what the user can mend, such as a gate that does not let the captions through."""
+        if part == GATHER:
+            return self.gather()
+        if part:
+            plan = slices.read_plan(self.out)
+            return Work(self, plan).slice(part, progress or _silent)
+        plan, _ = self.plan()
+        work = Work(self, plan)
+        before = plan.clips - sum(plan.size(name) for name in plan.unfinished)
+        for name in plan.unfinished:
+            done = work.slice(name, lambda count, _: progress and progress(before + count, plan.clips))  # noqa: B023
+            before += done["clips"]
+        return self.gather()
+
+    @property
+    def name(self) -> str:
+        """The captioner's name, with `auto` decided."""
+        if self.captioner != "auto":
+            return self.captioner
+        if self.captions is not None:
+            return "import"
+        if self.endpoint:
+            return "endpoint"
+        return "ovis2" if self.videos is not None else "motion"
+
+    @property
+    def sees(self) -> str:
+        """What the captioner is shown."""
+        return {"motion": "skeleton", "import": "nothing"}.get(self.name, "strip")
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a model runs here, so that a GPU is worth asking for."""
+        return self.name not in OWN
+
+    def plan(self) -> tuple[slices.Plan, list[str]]:
+        """Write OUT/plan.jsonl, or find it; and what was chosen, in lines. InputError for another configuration in OUT."""
+        chosen = self.chosen()
+        return slices.write_plan(self.out, self.configuration(), self.entries(chosen), self.slice), chosen.lines
+
+    def chosen(self) -> Chosen:
+        """The clips to caption. InputError for flags that do not go together, and for what `choose` refuses."""
+        self._check()
+        videos = published = None
+        if self.sees == "strip":
+            from jobs.caption_videos import find_clips
+
+            assert self.videos is not None
+            videos = find_clips(self.videos)
+        elif self.name == "import":
+            published = published_keys(captioner_of(self))
+        return choose(videos, published, self.data, self.videos, self.protocol, self.all, self.keys)
+
+    def entries(self, chosen: Chosen) -> list[dict[str, Any]]:
+        """The plan's lines: key, and file (below the folder of videos) and frames where there is a video."""
+        lines: list[dict[str, Any]] = []
+        for key in chosen.keys:
+            video = chosen.videos.get(key)
+            cut = {"start": video.start, "stop": video.stop} if video and (video.start or video.stop is not None) else {}
+            lines.append({"key": key, **({"video": os.path.relpath(video.path, self.videos), **cut} if video else {})})
+        return lines
+
+    def configuration(self) -> dict[str, Any]:
+        """What decides how a caption comes out; all else may change between two calls."""
+        told: dict[str, Any] = {"captioner": self.name, "multilingual": self.limits.multilingual, "clip_tokens": self.limits.max_tokens}
+        if self.name == "import":
+            return {**told, "captions": sha256_of(_given(self.captions, "--captions"))}
+        if self.sees == "skeleton":
+            return told
+        boxes = {"boxes": sha256_of(_given(self.boxes, "--boxes"))} if self.boxes is not None else {"detector": self.detector}
+        told |= {"model": self.model, "prompts": list(self.prompts), "frames": self.frames, "height": self.height, **boxes}
+        told |= {"max_tokens": self.max_tokens}
+        if self.name == "endpoint":
+            return {**told, "endpoint": self.endpoint}
+        return {**told, "tiles": self.tiles, "hidden": self.hidden, "precision": self.precision}
+
+    def gather(self) -> dict[str, Any]:
+        """Merge the slices and ask the gate. InputError naming slices that are missing, and rates above the limits (`gate="fail"`)."""
+        plan = slices.read_plan(self.out)
+        if missing := plan.unfinished:
+            told = f"{len(missing)} of {len(plan.names)} slices are not finished (first: {missing[0]})"
+            raise InputError(f"{self.out}: {told}; the command that started it goes on with them")
+        captions, refused = self.out / slices.CAPTIONS, self.out / REFUSED
+        captions.unlink(missing_ok=True)  # what an earlier call let through does not outlive a verdict against it
+        summary = Summary.of(CaptionRecord.of(record, str(slices.final(self.out, name))) for name, record in _records(plan))
+        judged = verdict(summary, self.limits)
+        kept = captions if judged.passes or self.gate == "report" else refused
+        write_file(kept, (json.dumps(record).encode() + b"\n" for _, record in _records(plan)))
+        made = _makers(plan)
+        report = {
+            "gate": encode({"gate": self.gate}) | {"limits": encode(self.limits)},
+            "passed": judged.passes,
+            "clips": plan.clips,
+            "sha256": sha256_of(kept),
+            "made_by": made,
+            "configuration": plan.configuration,
+            "summary": summary.as_json(),
+            "lines": list(judged.lines),
+        }
+        write_json(self.out / REPORT, report)
+        if kept is refused:
+            failed = "; ".join(line.removeprefix("FAILED ") for line in judged.lines if line.startswith("FAILED"))
+            ways = "mend the cause and give another --out, raise the limit by its flag (--limits...), or keep them with --gate report"
+            raise InputError(f"the quality gate refuses these captions: {failed}. They are in {refused}; {ways}")
+        refused.unlink(missing_ok=True)
+        return {**report, "out": str(self.out), "captions": str(captions), "lines": [*self._told(judged.passes), *judged.lines, *_by(made)]}
+
+    def preview(self, count: int) -> dict[str, Any]:
+        """Look at some clips, spread evenly over all: a contact sheet of their strips, or what the captioner says where there are none."""
+        chosen = self.chosen()
+        keys = [chosen.keys[(2 * i + 1) * len(chosen.keys) // (2 * count)] for i in range(min(count, len(chosen.keys)))]
+        entries = [entry for entry in self.entries(chosen) if entry["key"] in set(keys)]
+        looks = list(map(Looks.of(self), entries))
+        if self.sees == "strip":
+            from jobs.caption_strip import contact_sheet
+
+            path = self.out.with_name(f"{self.out.name}-preview.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            contact_sheet([(look.ask.key, look.ask.strip or look.error) for look in looks], path)
+            without = sum(bool(look.error) for look in looks)
+            lines = [f"{len(looks)} strips: {path}" + (f"; {without} of them cannot be made" if without else "")]
+            return {"preview": str(path), "lines": [*chosen.lines, *lines]}
+        told = describe(looks, captioner_of(self), (), _counter(), self.limits)
+        lines = [f"{record.key}: {record.error or record.text}" for record, _ in told]
+        return {"captions": {record.key: record.text for record, _ in told}, "lines": [*chosen.lines, *lines]}
+
+    def _told(self, passes: bool) -> list[str]:
+        """The first line of a report."""
+        if passes:
+            return [f"captions: {self.out / slices.CAPTIONS}"]
+        return [f"captions: {self.out / slices.CAPTIONS}, though they are WORSE THAN THE LIMITS (--gate report):"]
+
+    def _check(self) -> None:
+        """Refuse numbers and flags that cannot be meant."""
+        for name, least in {"slice": 1, "batch": 0, "height": 16, "max_tokens": 1}.items():
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"--{name.replace('_', '-')} {value}: at least {least} is needed")
+        if self.sees == "strip":
+            prompts(self.prompts)
+            if self.videos is None:
+                raise InputError(f"captioner {self.name} looks at videos: name their folder with --videos (motion needs skeletons only)")
+        if self.name == "motion":
+            if self.data is None:
+                raise InputError("captioner motion looks at skeletons: name raw data with --data")
+            if (self.data / "manifest.json").is_file():
+                packed = f"--data {self.data} is a packed set, and motion looks at skeletons in metres"
+                raise InputError(f"{packed}: name the raw data that it was packed from")
+        if self.name == "import" and self.captions is None:
+            raise InputError("captioner import reads published captions: name their file with --captions")
+        if self.name == "endpoint" and not (self.endpoint and self.model):
+            raise InputError("captioner endpoint needs --endpoint URL and --model NAME, the model's name there")
+        if self.hidden and not self.on_device:
+            raise InputError(f"--hidden: captioner {self.name} has no features of its own; take a model that runs here, such as ovis2")
+
+
+@dataclass(frozen=True)
+class Looks:
+    """From a line of the plan to what the captioner is shown of that clip."""
+
+    see: Callable[[VideoClip | str], Ask]
+    root: Path | None = None
+    detector: str = ""
+
+    @classmethod
+    def of(cls, job: Caption) -> "Looks":
+        """What this job's captioner wants to see. InputError where a detector or the data cannot be had."""
+        if job.sees == "skeleton":
+            from shards.sources import open_source
+
+            assert job.data is not None
+            source = open_source(job.data)
+            return cls(lambda clip: Ask(str(clip), skeleton=source.read(str(clip))))
+        if job.sees == "nothing":
+            return cls(lambda clip: Ask(str(clip)))
+        from jobs.caption_strip import make_strip
+
+        detector = detector_of(job)
+
+        def see(clip: VideoClip | str) -> Ask:
+            assert isinstance(clip, VideoClip)
+            return Ask(clip.key, strip=make_strip(clip, job.frames, detector, job.height))
+
+        return cls(see, job.videos, detector.name)
+
+    def __call__(self, entry: Mapping[str, Any]) -> Look:
+        """Look at one clip; what is wrong with it becomes its `error`."""
+        key, video = str(entry["key"]), str(entry.get("video", ""))
+        clip = VideoClip(key, self.root / video, int(entry.get("start", 0)), entry.get("stop")) if self.root and video else key
+        try:
+            return Look(self.see(clip), video=video, detector=self.detector)
+        except InputError as error:
+            return Look(Ask(key), f"{error.reason or 'unusable'}: {error}", video, self.detector)
+
+
+@dataclass
+class Work:
+    """One process's work on slices: the captioner is loaded when the first clip needs it, once."""
+
+    job: Caption
+    plan: slices.Plan
+    captioner: Captioner | None = None
+    looks: Looks | None = None
+    load_s: float = 0.0
+
+    def slice(self, name: str, progress: Progress) -> dict[str, Any]:
+        """Caption what is missing of a slice, and finish it; how many clips it has, and how long what took.
+
+        Raises InputError when another process has taken the slice over, or the captioner can answer nothing at all."""
+        out, entries = self.job.out, slices.clips_of(self.plan, name)
+        if slices.is_finished(out, name):
+            return {"slice": name, "clips": len(entries), "asked": 0}
+        attempt = slices.Attempt.begin(out, name, tag=os.environ.get("ACSAR_TAG", ""))
+        began = time.perf_counter()
+        try:
+            todo = [entry for entry in entries if entry["key"] not in attempt.known]
+            progress(len(entries) - len(todo), len(entries))
+            for records in self._batches(name, todo):
+                if slices.is_finished(out, name):  # by an older attempt that had them all
+                    break
+                attempt.append(records)
+                progress(len(attempt.known), len(entries))
+            if not slices.is_finished(out, name):
+                attempt.finish([entry["key"] for entry in entries])
+        finally:
+            attempt.close()
+        seconds = round(time.perf_counter() - began, 3)
+        return {"slice": name, "clips": len(entries), "asked": len(todo), "load_s": round(self.load_s, 3), "seconds": seconds}
+
+    def _batches(self, name: str, todo: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Records of the clips that are still to be asked about, batch by batch."""
+        if not todo:
+            return
+        self._load()
+        assert self.captioner is not None and self.looks is not None
+        job, see, size, count = self.job, self.looks, batch_of(self.job), _counter()
+        wanted = prompts(job.prompts) if job.sees == "strip" else ()
+        batches = [todo[at : at + size] for at in range(0, len(todo), size)]
+        for looks in ahead(batches, lambda batch: [see(entry) for entry in batch]):
+            records = []
+            for record, hidden in describe(looks, self.captioner, wanted, count, job.limits):
+                if hidden is not None and job.hidden:
+                    path = slices.hidden_path(job.out, name, record.key)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_file(path, [npy(hidden)])
+                records.append(record.as_json())
+            yield records
+
+    def _load(self) -> None:
+        if self.captioner is None:
+            began = time.perf_counter()
+            self.captioner, self.looks = captioner_of(self.job), Looks.of(self.job)
+            self.load_s = time.perf_counter() - began
+
+
+def captioner_of(job: Caption) -> Captioner:
+    """The captioner that the job names, loaded. InputError naming everything that it lacks."""
+    if job.name == "motion":
+        from jobs.caption_motion import motion_captioner
+
+        return motion_captioner()
+    if job.name == "import":
+        from jobs.caption_import import import_captioner
+
+        return import_captioner(_given(job.captions, "--captions"))
+    if job.name == "endpoint":
+        from jobs.caption_endpoint import endpoint_captioner
+
+        return endpoint_captioner(job.endpoint, job.model, max_tokens=job.max_tokens, concurrency=batch_of(job))
+    from jobs.caption_vlm import transformers_captioner
+
+    return transformers_captioner(
+        job.name,
+        job.model,
+        device=job.device,
+        precision=job.precision,
+        max_tokens=job.max_tokens,
+        tiles=job.tiles,
+        batch=batch_of(job),
+        hidden=job.hidden,
+    )
+
+
+def detector_of(job: Caption) -> Any:
+    """Who finds people: boxes from a file, nobody, or a network. InputError naming what is missing."""
+    from jobs import caption_people as people
+
+    if job.boxes is not None:
+        return people.injected(_given(job.boxes, "--boxes"))
+    return people.whole() if job.detector == "none" else people.yolo(job.detector, job.device)
+
+
+def published_keys(captioner: Captioner) -> list[str]:
+    """The clips that a file of published captions has captions of."""
+    keys: list[str] = list(captioner.captions)  # type: ignore[attr-defined]
+    return keys
+
+
+def batch_of(job: Caption) -> int:
+    """Clips at once."""
+    return job.batch or BATCHES.get(job.name, MODEL_BATCH)
+
+
+def _counter() -> Callable[[str], int]:
+    from jobs.encode_text import count_tokens
+
+    return count_tokens
+
+
+def _records(plan: slices.Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(slice, record) of every clip in the plan's order."""
+    for name in plan.names:
+        yield from ((name, record) for record in slices.read_slice(plan.out, name))
+
+
+def _makers(plan: slices.Plan) -> dict[str, int]:
+    """Clips by who described them: one, unless a model changed under the captioner's feet."""
+    made: dict[str, int] = {}
+    for _, record in _records(plan):
+        who = " ".join(str(record.get(name, "")) for name in ("captioner", "model", "revision") if record.get(name))
+        made[who] = made.get(who, 0) + 1
+    return made
+
+
+def _by(made: Mapping[str, int]) -> list[str]:
+    if len(made) == 1:
+        return [f"by {next(iter(made))}"]
+    return [f"by DIFFERENT captioners: {', '.join(f'{who} ({count})' for who, count in made.items())}"]
+
+
+def _given(path: Path | None, flag: str) -> Path:
+    """The file that a flag names. InputError where there is none."""
+    if path is None or not path.is_file():
+        raise InputError(f"{flag} {path}: no such file")
+    return path
+
+
+def _silent(done: int, total: int) -> None: ...
