@@ -23,13 +23,14 @@ class Limits:
     """What a caption may be, and which share of a set may be worse.
 
     max_flagged      share of captions with a flag after the last prompt
-    max_duplicates   share of captions that only repeat another one's words
+    max_duplicates   share of captions that repeat the commonest one. (Of ten actions each tenth caption may well be the same; that most are
+                     equal to some other one is no fault in a large set.)
     max_errors       share of clips without caption: unreadable videos, an endpoint that gave up
     max_tokens       CLIP tokens between start and end
     multilingual     the text tower reads other languages than English: no caption has a wrong one"""
 
     max_flagged: float = 0.05
-    max_duplicates: float = 0.5
+    max_duplicates: float = 0.25
     max_errors: float = 0.02
     max_tokens: int = 75
     multilingual: bool = False
@@ -100,16 +101,19 @@ PADDING = re.compile(
     ),
     re.IGNORECASE,
 )
-# words that are frequent in English descriptions and not usual in another language of Latin letters
+# words without which English hardly goes on: of running text they are a third and more
 ENGLISH = frozenset(
     words(
-        """the and of to with his her their its is are then from by it this that these while as at for into onto over under toward towards
-        through after before until where which who both each other another again back up down left right out off away around across
-        against between forward forwards backward backwards above below near next slowly quickly twice once two three first second someone
-        person's people man woman body head foot feet leg legs knee knees elbow elbows shoulder shoulders wrist hips raise raises raised
-        raising lift lifts lower lowers move moves moving turn turns bend bends hold holds stand stands standing sit sits walk walks step
-        steps wave waves reach reaches straight sideways upward upwards downward downwards together apart same upper"""
+        """a an the and or but of to with without his her their its he she they it is are was be has then from by this that these as at
+        for in on into onto off over under toward towards through around across against along between after before until while when
+        where which who both each other another one two first second again back up down left right out away forward forwards backward
+        backwards upward upwards downward downwards sideways above below near next behind together apart slowly quickly twice once same
+        not"""
     )
+)
+# a word as people write it: one case or a capital first, parts joined by - / or ', marks before and after it
+WRITTEN = re.compile(
+    r"[(\[\"'“«]*([^\W\d_]+|\d+(?:[.,:]\d+)?[^\W\d_]{0,4})(?:['/–-]+([^\W\d_]+|\d+))*[°%]*[)\]\"'”».,;:!?。，、！？；：]*|[-–—&/+=]"
 )
 
 
@@ -124,7 +128,7 @@ def flags(text: str, prompt: str, tokens: int, limits: Limits) -> tuple[str, ...
         "refusal": bool(REFUSAL.search(text)),
         "repeated phrase": _repeats(text, said),
         "copy of the prompt": _copies(said, words(prompt)),
-        "wrong language": not limits.multilingual and _foreign(text, said),
+        "wrong language": _garbled(text) or (not limits.multilingual and _foreign(text, said)),
         "too long": tokens > limits.max_tokens,
         "boiler-plate": bool(CHAT.search(text)) or _pads(text),
     }
@@ -150,7 +154,7 @@ def _repeats(text: str, said: Sequence[str]) -> bool:
     return _shared(said, said[:0]) > 0.5
 
 
-def _shared(said: Sequence[str], asked: Sequence[str], size: int = 5) -> float:
+def _shared(said: Sequence[str], asked: Sequence[str], size: int = 4) -> float:
     """The share of `said` that lies in runs of `size` words which occur in `asked`, or earlier in `said` itself where nothing was asked."""
     seen = {tuple(asked[at : at + size]) for at in range(len(asked) - size + 1)}
     covered: set[int] = set()
@@ -169,11 +173,24 @@ def _copies(said: Sequence[str], asked: Sequence[str]) -> bool:
 
 
 def _foreign(text: str, said: Sequence[str]) -> bool:
-    """Mostly letters that are not Latin; or ten words and more with hardly an English one among them."""
+    """Mostly letters that are not Latin, or too few of the words that English needs: one in eight, after the first ten words."""
     letters = [character for character in text if character.isalpha()]
     latin = sum(unicodedata.name(character, "").startswith(("LATIN", "FULLWIDTH LATIN")) for character in letters)
-    english = sum(word in ENGLISH for word in said)
-    return 2 * latin < len(letters) or (len(said) >= 10 and 12 * english < len(said))
+    return 2 * latin < len(letters) or 8 * sum(word in ENGLISH for word in said) < len(said) - 10
+
+
+def _garbled(text: str) -> bool:
+    """Of six or more pieces between blanks, more than every sixth is not written as words of any language are: "raiseK", "2^", "take&"."""
+    pieces = text.split()
+    return len(pieces) >= 6 and 6 * sum(not _written(piece) for piece in pieces) > len(pieces)
+
+
+def _written(piece: str) -> bool:
+    if WRITTEN.fullmatch(piece):
+        return all(
+            part.islower() or part.isupper() or part.istitle() or not part.upper().isupper() for part in re.findall(r"[^\W\d_]+", piece)
+        )
+    return any(ord(character) >= 0x2E80 for character in piece)  # scripts without blanks: a piece is a sentence
 
 
 def _pads(text: str) -> bool:
@@ -249,6 +266,11 @@ class Summary:
         return self.records - sum(self.errors.values())
 
     @property
+    def repeated(self) -> int:
+        """Captions that repeat the commonest one."""
+        return max(self.copies, default=1) - 1
+
+    @property
     def duplicates(self) -> int:
         """Captions that only repeat another one's words: all but one of each text."""
         return sum((copies - 1) * texts for copies, texts in self.copies.items())
@@ -256,7 +278,12 @@ class Summary:
     def as_json(self) -> dict[str, Any]:
         """Its fields as JSON values, with the numbers that follow from them."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**own, "copies": {str(copies): texts for copies, texts in self.copies.items()}, "duplicates": self.duplicates}
+        return {
+            **own,
+            "copies": {str(copies): texts for copies, texts in self.copies.items()},
+            "duplicates": self.duplicates,
+            "repeated": self.repeated,
+        }
 
 
 def _first(counted: Counter[str]) -> tuple[tuple[str, int], ...]:
@@ -278,7 +305,7 @@ def verdict(summary: Summary, limits: Limits) -> Verdict:
     rates = (
         ("flagged", summary.flagged, summary.captions, limits.max_flagged, _listed(summary.flags)),
         ("without caption", sum(summary.errors.values()), summary.records, limits.max_errors, _listed(summary.errors)),
-        ("duplicates", summary.duplicates, summary.captions, limits.max_duplicates, _histogram(summary.copies)),
+        ("repeating the commonest caption", summary.repeated, summary.captions, limits.max_duplicates, _histogram(summary)),
     )
     failed, passed = [], []
     for name, number, of, limit, detail in rates:
@@ -301,10 +328,11 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:8])
 
 
-def _histogram(copies: dict[int, int]) -> str:
-    """Texts by number of copies, in bins that double: "1: 340 texts, 2-3: 12, 4-7: 1"."""
+def _histogram(summary: Summary) -> str:
+    """Texts by number of copies, in bins that double."""
     bins: Counter[int] = Counter()
-    for times, texts in copies.items():
+    for times, texts in summary.copies.items():
         bins[times.bit_length() - 1] += texts
-    names = {power: f"{2**power}" if not power else f"{2**power}-{2 ** (power + 1) - 1}" for power in bins}
-    return "captions of one text: " + ", ".join(f"{names[power]} in {bins[power]}" for power in sorted(bins)) if bins else ""
+    names = {power: f"{2**power}-{2 ** (power + 1) - 1} times" if power else "once" for power in bins}
+    told = ", ".join(f"{bins[power]} {names[power]}" for power in sorted(bins))
+    return f"{sum(bins.values())} different ones: {told}; {summary.duplicates} repeat another one" if bins else ""
