@@ -35,6 +35,18 @@ def text_contrast(
     skeleton, text [b,D]: unit rows of this rank; both are gathered with gradient, the loss is the mean over this rank's rows.
     Captions with equal text_id [b] are false negatives of each other: "paper" leaves them so, "positives" lets them share the target's
     mass, "masked" takes them out of the negatives. With across_ranks=False the rows given are the whole batch."""
+    return text_contrast_rows(skeleton, text, tau, text_id, duplicate_text, across_ranks).mean()
+
+
+def text_contrast_rows(
+    skeleton: Tensor,
+    text: Tensor,
+    tau: float,
+    text_id: Tensor | None = None,
+    duplicate_text: DuplicateText = "paper",
+    across_ranks: bool = True,
+) -> Tensor:
+    """What each of this rank's rows adds to `text_contrast` -> [b]: the mean of its two cross entropies."""
     if duplicate_text != "paper" and text_id is None:
         raise ValueError(f'duplicate_text="{duplicate_text}" needs the captions\' ids: give Batch.text_id, or use "paper"')
     gathered = across_ranks and world_size() > 1
@@ -48,17 +60,17 @@ def text_contrast(
             ids = all_gather_constant(text_id) if gathered else text_id
             equal = text_id[:, None] == ids[None, :]
         rows = [text @ all_skeletons.T / tau, skeleton @ all_texts.T / tau]
-        return torch.stack([_cross_entropy(scores, own, equal, duplicate_text) for scores in rows]).mean()
+        return torch.stack([_cross_entropy(scores, own, equal, duplicate_text) for scores in rows]).mean(0)
 
 
 def _cross_entropy(scores: Tensor, target: Tensor, equal: Tensor | None, duplicate_text: DuplicateText) -> Tensor:
-    """Scores [b,N], target [b] column of each row, equal [b,N] or None."""
+    """[b] of scores [b,N], target [b] column of each row, equal [b,N] or None."""
     if equal is None:
-        return torch.nn.functional.cross_entropy(scores, target)
+        return torch.nn.functional.cross_entropy(scores, target, reduction="none")
     if duplicate_text == "positives":
-        return torch.nn.functional.cross_entropy(scores, equal.to(scores.dtype) / equal.sum(1, keepdim=True))
+        return torch.nn.functional.cross_entropy(scores, equal.to(scores.dtype) / equal.sum(1, keepdim=True), reduction="none")
     others = equal.scatter(1, target[:, None], False)
-    return torch.nn.functional.cross_entropy(scores.masked_fill(others, -torch.inf), target)
+    return torch.nn.functional.cross_entropy(scores.masked_fill(others, -torch.inf), target, reduction="none")
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 import acsar
-from acsar.ac_sar import ACSARConfig
+from acsar.ac_sar import ACSAR, ACSARConfig
 from acsar.recipes import BENCHMARKS, RECIPES
 from acsar.scdnet import SCDNetConfig
 from acsar.types import Method
@@ -411,6 +411,8 @@ class _Run:
         epoch = steps[-self.plan.steps_per_epoch :]
         with writing(self.folder.path):
             weights.save_encoder(self.folder.encoder, method, config, self.packed.manifest["skeleton"], facts)
+            if isinstance(method, ACSAR):
+                weights.save_text(self.folder.text, method, facts)
             result |= {
                 "steps": outcome.step,
                 "loss": sum(record["loss"] for record in epoch) / len(epoch),

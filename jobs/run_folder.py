@@ -63,6 +63,10 @@ class RunFolder:
         return self.path / "encoder.safetensors"
 
     @property
+    def text(self) -> Path:
+        return self.path / "text.safetensors"
+
+    @property
     def result(self) -> Path:
         return self.path / "result.json"
 

@@ -1,4 +1,6 @@
-"""encoder.safetensors: a query encoder with its statistics, and the configuration that builds it again. No pickle."""
+"""encoder.safetensors: a query encoder with its statistics, and the configuration that builds it again. No pickle.
+
+text.safetensors beside it is the caption branch that was trained with it."""
 
 import json
 from dataclasses import replace
@@ -9,7 +11,7 @@ import safetensors.torch
 from torch import nn
 
 import acsar
-from acsar.ac_sar import ACSARConfig
+from acsar.ac_sar import ACSAR, ACSARConfig
 from acsar.scdnet import SCDNetConfig
 from acsar.types import Method
 from jobs.codec import decode, encode
@@ -24,6 +26,39 @@ def save_encoder(path: Path, method: Method, config: SCDNetConfig, skeleton: str
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in query(method).state_dict().items()}
     described = {"method": json.dumps({"kind": type(config).__name__, **encode(config)}), "skeleton": skeleton, "stream": config.stream}
     write_bytes(path, in_order(safetensors.torch.save(state, {**facts, **described})))
+
+
+def save_text(path: Path, method: ACSAR, facts: dict[str, str]) -> None:
+    """Write the caption branch whole or not at all, with the shape of the features that it takes: what scores captions, not skeletons."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in method.text.state_dict().items()}
+    shape = [method.text.first.in_features, method.text.score.in_features]
+    write_bytes(path, in_order(safetensors.torch.save(state, {**facts, "text_shape": json.dumps(shape)})))
+
+
+def load_whole(folder: RunFolder) -> ACSAR:
+    """The method of a finished stream, encoder and caption branch, in evaluation mode.
+
+    Raises InputError when the stream has no caption branch, or its files are not those of one training."""
+    described = config(folder.encoder)
+    if not isinstance(described, ACSARConfig):
+        raise InputError(f"{folder.path} was pretrained without captions ({type(described).__name__}): there is no caption to judge")
+    try:
+        with safetensors.safe_open(folder.text, "pt") as file:
+            tokens, features = json.loads((file.metadata() or {})["text_shape"])
+        state = safetensors.torch.load_file(folder.text)
+    except FileNotFoundError:
+        raise InputError(f"{folder.text} does not exist; runs that finished before it was kept have to be trained again") from None
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError(f"{folder.text} is no caption branch ({error}); train the stream again") from None
+    method = acsar.build(described, metadata(folder.encoder)["skeleton"], (tokens, features))
+    assert isinstance(method, ACSAR)
+    load_into(method, folder.encoder)
+    try:
+        method.text.load_state_dict(state)
+    except RuntimeError as error:
+        told = str(error).splitlines()[-1].strip()
+        raise InputError(f"{folder.text} does not fit {folder.encoder} ({told}); train the stream again") from None
+    return method.eval()
 
 
 def in_order(content: bytes) -> bytes:
