@@ -32,6 +32,8 @@ NARROWEST = 0.25
 """Least width of a crop as a share of its height, and least height as a share of its width."""
 _JUMP = 1.5
 """What it costs to move by one body height between two frames; the largest person of the clip, surely there, is worth 1 per frame."""
+_CROWD = 20
+"""Persons per frame that are looked at, the largest."""
 
 Track = list[Person | None]
 """One person through the frames; None where it was not found."""
@@ -67,10 +69,10 @@ def main_person(people: Sequence[Sequence[Person]]) -> Track:
 
     A frame is worth the square root of the box's area times its confidence, relative to the clip's best; a move costs _JUMP times its
     length in body heights, divided by the number of frames it takes. Frames may be left out, which is worth nothing."""
-    nodes = [(t, person) for t, found in enumerate(people) for person in found]
+    nodes = [(t, person) for t, found in enumerate(people) for person in sorted(found, key=_weight, reverse=True)[:_CROWD]]
     if not nodes:
         return [None] * len(people)
-    sizes = np.array([math.sqrt(_area(person)) * person.score for _, person in nodes])
+    sizes = np.array([_weight(person) for _, person in nodes])
     worth = sizes / max(sizes.max(), 1e-9)
     best, before = worth.copy(), [-1] * len(nodes)
     for i, (t, person) in enumerate(nodes):
@@ -145,6 +147,6 @@ def smoothed(path: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4)
 
 
-def _area(person: Person) -> float:
+def _weight(person: Person) -> float:
     x1, y1, x2, y2 = person.box
-    return (x2 - x1) * (y2 - y1)
+    return math.sqrt((x2 - x1) * (y2 - y1)) * person.score

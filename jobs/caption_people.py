@@ -5,18 +5,30 @@ injected  boxes from a file: another detector's, or ground truth
 whole     finds nobody, so that whole frames are taken
 """
 
+import atexit
 import json
 import math
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+
+from jobs.assets import require
 from jobs.caption_crop import Person
 from jobs.caption_record import VideoClip
 from jobs.caption_videos import Image
 from shards.errors import InputError
 from shards.manifest import sha256_of
+
+
+SIDE, CONFIDENCE, PERSON = 640, 0.25, 0
+"""Letter-box in pixels, least confidence and the class of persons: as the paper has them."""
+DETECTOR = "yolov5mu"
 
 
 class Detector(Protocol):
@@ -57,6 +69,59 @@ class Injected:
                 _, frame, people = _parsed(file.readline(), f"{self.path}: byte {start}")
                 found[frame] = people
         return [found.get(number, []) for number in numbers]
+
+
+@dataclass(frozen=True)
+class Yolo:
+    """A network of ultralytics' YOLO class that knows the classes of COCO, on one device."""
+
+    network: Any
+    name: str
+    device: str
+
+    def __call__(self, clip: VideoClip, numbers: Sequence[int], frames: Sequence[Image]) -> list[list[Person]]:
+        pictures = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]  # arrays are taken for blue, green, red
+        results = self.network.predict(
+            pictures, imgsz=SIDE, rect=False, conf=CONFIDENCE, classes=[PERSON], batch=len(pictures), device=self.device, verbose=False
+        )
+        rows = (result.boxes.data[:, :5].cpu().numpy().astype(np.float64).tolist() for result in results)
+        return [[Person((x1, y1, x2, y2), score) for x1, y1, x2, y2, score in found] for found in rows]
+
+
+def yolo(weights: str = DETECTOR, device: str = "cpu", assets: Path | None = None) -> Detector:
+    """The detector of a weight file, or of a name that launch/fetch_assets.py has fetched. Nothing is downloaded.
+
+    Files are unpickled by the library's restricted loader, which builds known layers and runs no code of the file. InputError where the
+    file is missing, damaged, or not of this library (YOLOv5's own repository writes another format)."""
+    file = require({"detector": weights}, assets)["detector"].path
+    if file.suffix != ".pt":
+        raise InputError(f"{file}: --detector takes a .pt file of ultralytics, or the name of one that was fetched")
+    library = ultralytics()
+    try:
+        network = library.YOLO(file, task="detect")
+        names = network.names
+    except Exception as error:  # whatever a damaged file makes of unpickling
+        raise InputError(
+            f"{file}: no weights that ultralytics reads safely ({str(error).splitlines()[0]}); fetch {weights} again"
+        ) from error
+    if names.get(PERSON) not in ("person", str(PERSON)):
+        raise InputError(f"{file}: its class {PERSON} is {names.get(PERSON)!r}, not person; take a detector of the COCO classes")
+    return Yolo(network, f"{file.stem} sha256:{sha256_of(file)[:12]}", device)
+
+
+def ultralytics() -> Any:
+    """The library, imported so that it neither downloads, reports, installs, nor unpickles code."""
+    from jobs.torchvision_ops import mend_torchvision
+
+    settings = tempfile.mkdtemp(prefix="acsar-yolo-")  # it writes settings when it is imported; tasks of an array would do so at once
+    atexit.register(shutil.rmtree, settings, ignore_errors=True)
+    os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false", ULTRALYTICS_SAFE_LOAD="true")
+    os.environ.setdefault("YOLO_CONFIG_DIR", settings)
+    mend_torchvision()
+    import ultralytics as library
+
+    library.settings.update({"sync": False, "mlflow": False})
+    return library
 
 
 def whole() -> Detector:
