@@ -286,6 +286,7 @@ def _load(name: str, folder: Path, config: dict[str, Any], dtype: torch.dtype) -
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it would say of weights that do not fit is said below
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     processor = AutoProcessor.from_pretrained(folder, **local)
     if not hasattr(processor, "image_processor"):
@@ -294,16 +295,16 @@ def _load(name: str, folder: Path, config: dict[str, Any], dtype: torch.dtype) -
         raise InputError(f"captioner {name}: {folder} has neither a chat template nor an image token: how it is asked is not known")
     try:
         network, found = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **local
         )
     except SafetensorError as error:
         raise InputError(f"captioner {name}: the weights in {folder} are damaged ({error}): fetch them again") from None
-    if found["missing_keys"]:
-        lost = sorted(found["missing_keys"])
-        raise InputError(
-            f"captioner {name}: the weights in {folder} lack {len(lost)} tensors of a {config['model_type']}, {lost[0]} among them: "
-            "fetch them again"
-        )
+    for said, keys in (("lack", found["missing_keys"]), ("have in another shape", [key for key, *_ in found["mismatched_keys"]])):
+        if keys:  # they would be drawn at random
+            raise InputError(
+                f"captioner {name}: the weights in {folder} {said} {len(keys)} tensors of this {config['model_type']}, {min(keys)} among "
+                "them: fetch the folder again"
+            )
     return processor, network
 
 

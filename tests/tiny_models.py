@@ -63,18 +63,13 @@ def tiny_ovis2(folder: Path, seed: int = 0, width: int = 64, layers: int = 2, sp
     pictures = Ovis2ImageProcessor(crop_to_patches=True, max_patches=9, size={"height": TILE, "width": TILE})
     Ovis2Processor(image_processor=pictures, tokenizer=words, chat_template=template, image_seq_length=SEQUENCE).save_pretrained(folder)
     text = Qwen2Config(
-        vocab_size=len(words),
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        initializer_range=spread,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
+        **of_words(words, spread),
     )
     vision = Ovis2VisionConfig(
         hidden_size=width,
@@ -99,38 +94,76 @@ def tiny_ovis2(folder: Path, seed: int = 0, width: int = 64, layers: int = 2, sp
     return save(Ovis2ForConditionalGeneration, config, words, folder, seed)
 
 
-def tiny_deepseek_vl(folder: Path, seed: int = 0, width: int = 64, layers: int = 2) -> Path:
-    """DeepSeek-VL (its 1.3B kind: one vision tower) with 16 visual tokens per picture. -> folder"""
+def tiny_deepseek_vl(folder: Path, seed: int = 0, hybrid: bool = True) -> Path:
+    """DeepSeek-VL with 16 visual tokens per picture. hybrid: as the 7B one, with two vision towers; else as the 1.3B one. -> folder"""
     mend_torchvision()
-    from transformers import (
-        DeepseekVLConfig,
-        DeepseekVLForConditionalGeneration,
-        DeepseekVLImageProcessor,
-        DeepseekVLProcessor,
-        LlamaConfig,
-        SiglipVisionConfig,
-    )
+    import transformers as hf
 
     words = tokenizer(("<image_placeholder>",), {"image_token": "<image_placeholder>"})
-    template = TEMPLATE.replace("IMAGE", "<image_placeholder>")
-    pictures = DeepseekVLImageProcessor(size={"height": TILE, "width": TILE})
-    DeepseekVLProcessor(image_processor=pictures, tokenizer=words, chat_template=template, num_image_tokens=16).save_pretrained(folder)
-    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers, "num_attention_heads": 4}
-    config = DeepseekVLConfig(
-        text_config=LlamaConfig(
-            vocab_size=len(words),
-            initializer_range=0.5,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-            **shape,
-        ),
-        vision_config=SiglipVisionConfig(image_size=TILE, patch_size=14, **shape),
-        image_token_id=int(words.convert_tokens_to_ids("<image_placeholder>")),
+    template, size = TEMPLATE.replace("IMAGE", "<image_placeholder>"), {"height": TILE, "width": TILE}
+    shared = {"tokenizer": words, "chat_template": template, "num_image_tokens": 16}
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    towers: dict[str, Any] = {
+        "text_config": hf.LlamaConfig(**of_words(words), **shape),
+        "vision_config": hf.SiglipVisionConfig(image_size=TILE, patch_size=14, **shape),
+        "image_token_id": int(words.convert_tokens_to_ids("<image_placeholder>")),
+        "tie_word_embeddings": False,
+    }
+    if not hybrid:
+        hf.DeepseekVLProcessor(image_processor=hf.DeepseekVLImageProcessor(size=size), **shared).save_pretrained(folder)
+        return save(hf.DeepseekVLForConditionalGeneration, hf.DeepseekVLConfig(**towers), words, folder, seed)
+    pictures = hf.DeepseekVLHybridImageProcessor(size=size, high_res_size={"height": 2 * TILE, "width": 2 * TILE})
+    hf.DeepseekVLHybridProcessor(image_processor=pictures, **shared).save_pretrained(folder)
+    second = hf.SamVisionConfig(
+        hidden_size=32, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=2 * TILE, global_attn_indexes=[0, 1]
+    )
+    config = hf.DeepseekVLHybridConfig(high_res_vision_config=second, **towers)
+    return save(hf.DeepseekVLHybridForConditionalGeneration, config, words, folder, seed)
+
+
+def tiny_qwen2_vl(folder: Path, seed: int = 0) -> Path:
+    """Qwen2-VL, for "any other model": a picture is as many patches as it has room for, with their grid beside them. -> folder"""
+    mend_torchvision()
+    import transformers as hf
+
+    words = tokenizer(("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"))
+    hf.Qwen2VLProcessor(
+        image_processor=hf.Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=28 * 28 * 16),
+        tokenizer=words,
+        video_processor=hf.Qwen2VLVideoProcessor(),
+        chat_template=TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
+    ).save_pretrained(folder)
+    token = {name: int(words.convert_tokens_to_ids(f"<|{name}|>")) for name in ("image_pad", "video_pad", "vision_start", "vision_end")}
+    config = hf.Qwen2VLConfig(
+        text_config={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
+            **of_words(words),
+        },
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2},
+        image_token_id=token["image_pad"],
+        video_token_id=token["video_pad"],
+        vision_start_token_id=token["vision_start"],
+        vision_end_token_id=token["vision_end"],
         tie_word_embeddings=False,
     )
-    return save(DeepseekVLForConditionalGeneration, config, words, folder, seed)
+    return save(hf.Qwen2VLForConditionalGeneration, config, words, folder, seed)
+
+
+def of_words(words: Any, spread: float = 0.5) -> dict[str, Any]:
+    """What a language model's configuration takes from a tokenizer, and how far its weights spread."""
+    return {
+        "vocab_size": len(words),
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+        "bos_token_id": None,
+        "tie_word_embeddings": False,
+        "initializer_range": spread,
+    }
 
 
 def save(kind: Any, config: Any, words: Any, folder: Path, seed: int) -> Path:
