@@ -82,9 +82,10 @@ def judge(run: Path, streams: Sequence[str] = (), data: Path | None = None) -> J
     subjects = {record.key: record.subject for record in packed.samples}
     reliance = [_reliance(name, method.to(device), packed, aside, subjects, job["seed"], device) for name, method in methods.items()]
     if not any(found.relies for found in reliance):
+        told = "; ".join(found.words() for found in reliance)
         raise InputError(
-            f"{run} does not use its captions, so what it thinks of them is chance ({'; '.join(found.words() for found in reliance)}; "
-            f"needed: an interval above 0 and {LEAST_SHARE:.0%} of ln(samples)); pretrain longer, with a larger --method.weight or other captions"
+            f"{run} does not use its captions, so what it thinks of them is chance ({told}; needed: an interval above 0 and "
+            f"{LEAST_SHARE:.0%} of ln(samples)); pretrain longer, with a larger --method.weight or other captions"
         )
     used = [found.stream for found in reliance if found.relies]
     scores = torch.stack([_scores(methods[name], packed, keys, job["seed"], device) for name in used]).mean(0)
