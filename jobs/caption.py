@@ -28,7 +28,7 @@ GATHER = "gather"  # the part that comes after all slices
 REPORT, REFUSED = "report.json", "refused.jsonl"
 OWN = ("motion", "import", "endpoint")  # captioners that are no model on this machine; every other name is one
 BATCHES = {"motion": 64, "import": 256, "endpoint": 32}  # clips at once where nobody says how many
-MODEL_BATCH = 8
+MODEL_BATCH, GROUP = 8, 4  # strips that a model takes at once; batches that are formed together, so that strips of one shape meet
 
 Progress = Callable[[int, int], None]
 
@@ -301,7 +301,8 @@ class Work:
             return
         self._load()
         assert self.captioner is not None and self.looks is not None
-        job, see, size, count = self.job, self.looks, batch_of(self.job), _counter()
+        job, see, count = self.job, self.looks, _counter()
+        size = batch_of(job) * (GROUP if job.on_device else 1)
         wanted = prompts(job.prompts) if job.sees == "strip" else ()
         batches = [todo[at : at + size] for at in range(0, len(todo), size)]
         for looks in ahead(batches, lambda batch: [see(entry) for entry in batch]):

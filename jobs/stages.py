@@ -24,6 +24,7 @@ class Progress:
     total: int
     rate: float | None = None  # items per second, of all processes together
     left_s: float | None = None
+    what: str = "clips"
 
 
 @dataclass(frozen=True)

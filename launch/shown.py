@@ -39,8 +39,8 @@ def line_of(view: UnitView) -> str:
     """One line about a unit, for logs and pipes."""
     step, rate, left, where, what = cells_of(view)
     told = [
-        f"step {step}" if step and "parts" not in step else step,
-        f"{rate} clips/s" if rate else "",
+        step if view.counted else _in_steps(step),
+        f"{rate} {view.counted or 'clips'}/s" if rate else "",
         f"{left} left" if left else "",
         where,
         what,
@@ -51,9 +51,10 @@ def line_of(view: UnitView) -> str:
 def details(view: UnitView) -> Text:
     """All about one unit."""
     step, rate, left, where, _ = cells_of(view)
-    share = f" ({view.step / view.steps:.0%})" if view.step is not None and view.steps and "parts" not in step else ""
+    share = f" ({view.step / view.steps:.0%})" if view.step is not None and view.steps else ""
+    done = step.replace(f" {view.counted}", f" {view.counted}{share}") if view.counted else _in_steps(step, share)
     loss = f"loss {view.loss:.3f}" if view.loss is not None else ""
-    head = [f"step {step}{share}" if share else step, loss, f"{rate} clips/s" if rate else "", f"about {left} left" if left else ""]
+    head = [done, loss, f"{rate} {view.counted or 'clips'}/s" if rate else "", f"about {left} left" if left else ""]
     several = sum(view.parts.values()) > 1
     lines = [
         f"{view.key:<6}  {view.state:<9}  " + ", ".join(word for word in head if word),
@@ -83,12 +84,19 @@ def counts(view: UnitView) -> list[str]:
 def cells_of(view: UnitView) -> tuple[str, str, str, str, str]:
     """step, clips/s, time left, where, what: as words, "" where nothing is known."""
     step = "" if view.step is None else f"{view.step}/{view.steps}" if view.steps else str(view.step)
-    if len(view.parts) > 1 or sum(view.parts.values()) > 1:
-        step = f"{view.parts.get('finished', 0)}/{sum(view.parts.values())} parts"
+    if view.counted:
+        step += f" {view.counted}"
+    if sum(view.parts.values()) > 1:
+        step = ", ".join([*([step] if view.counted else []), f"{view.parts.get('finished', 0)}/{sum(view.parts.values())} parts"])
     rate = f"{view.samples_per_s:.1f}" if view.samples_per_s and view.state == "running" else ""
     left = duration(view.left_s) if view.left_s is not None else ""
     what = "; ".join([*view.remarks, *([view.why] if view.why else [])])
     return step, rate, left, ", ".join([*(f"job {job}" for job in view.jobs), *_short(view.hosts)]), what
+
+
+def _in_steps(step: str, share: str = "") -> str:
+    """Steps of training in words; of an array its parts, as they are."""
+    return f"step {step}{share}" if step.replace("/", "").isdigit() else step
 
 
 def _short(hosts: Sequence[str]) -> list[str]:

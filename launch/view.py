@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 
-from jobs import InputError
+from jobs import InputError, stages
 from jobs.replay import STREAMS, process_alive
 from jobs.run_folder import RunFolder, read_json, step_of, trusted
 from launch import beats, scheduler
@@ -75,6 +75,7 @@ class UnitView:
     next: str = ""  # what to type now
     step: int | None = None
     steps: int | None = None
+    counted: str = ""  # what the steps are where they are no steps of training: clips, texts
     loss: float | None = None
     samples_per_s: float | None = None
     left_s: float | None = None  # until the schedule's end, at the pace of the last steps
@@ -172,6 +173,7 @@ def _view(facts: Traces, known: Known, earlier: UnitView | None) -> UnitView:
     steps = start.get("steps") or _planned_steps(unit)
     result = read_json(folder.result) if folder.result.is_file() else {}
     pace = statistics.median(float(record["step_ms"]) for record in facts.steps) / 1e3 if facts.steps else None
+    count = stages.progress(submission.stage, Path(submission.description), submission.parts) if submission else None
     view = UnitView(
         name=unit.run.name,
         key=unit.key,
@@ -199,6 +201,9 @@ def _view(facts: Traces, known: Known, earlier: UnitView | None) -> UnitView:
         missing=[part.name for part, (one, _) in zip(facts.parts, told) if one in (*MENDABLE, "stopped")],
         ranks=facts.ranks,
     )
+    if count is not None:
+        left = count.left_s if state == "running" else None
+        view = replace(view, step=count.done, steps=count.total, counted=count.what, samples_per_s=count.rate, left_s=left)
     return replace(view, next=_next(unit, view))
 
 
