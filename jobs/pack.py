@@ -1,15 +1,15 @@
 """Packing as a job: raw data, and captions if there are any, to a folder of shards."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.text import HashText, TextStore, read_captions
+from jobs.text import Captions, HashText, TextStore, captions_of
 from shards import facts, protocols
 from shards.errors import InputError
-from shards.manifest import Caption
-from shards.pack import TextFeatures, pack
+from shards.pack import REASONS_SHOWN, TextFeatures, pack
 from shards.sources import Source, open_source
 from shards.stream import PackedSet
 from shards.workers import cores
@@ -23,9 +23,9 @@ class Pack:
     out: Path  # folder of the shards
     normalise: Literal["auto", "agcn", "agcn-noz", "ctrgcn", "none"] = "auto"  # auto: agcn, or none for arrays that come normalised
     label: str = "label"  # columns of an exchange file, by commas; several give their cross product
-    captions: Path | None = None  # .jsonl, .json or .csv with key, text, provenance; none: the texts of the data, if any
+    captions: Path | None = None  # folder of captioning, or .jsonl, .json or .csv with key, text, provenance; none: the data's own texts
     text: Path | None = None  # folder of text features; none: the offline stand-in `hash`
-    missing_text: Literal["error", "drop"] = "error"  # samples without a caption among others that have one
+    missing_text: Literal["error", "drop", "train"] = "error"  # samples without caption; train: they stay, without the text term
     jobs: int = 0  # processes; 0 = all cores
     mode: Literal["incremental", "overwrite"] = "incremental"  # overwrite: pack anew and replace what is there
     per_shard: int = 256  # samples per shard
@@ -39,7 +39,8 @@ class Pack:
             source,
             self.out,
             normalise=self.normalise,
-            captions=captions,
+            captions=captions.usable if captions else None,
+            unusable=captions.reasons if captions else None,
             features=self._features(source, captions),
             jobs=self.jobs or cores(),
             mode=self.mode,
@@ -69,34 +70,41 @@ class Pack:
         source, captions = self._inputs()
         samples, excluded = source.samples(), source.excluded()
         left = [sample for sample in samples if sample.key not in excluded]
-        texts = [sample for sample in left if (sample.key in captions if captions is not None else sample.text)]
+        keys = {sample.key for sample in left}
+        texts = [sample for sample in left if (sample.key in captions.usable if captions is not None else sample.text)]
+        reasons = Counter(reason for key, reason in captions.reasons.items() if key in keys) if captions else Counter()
         lines = [
             f"{self.data}: {len(samples)} samples of {len(source.classes)} classes ({source.format}, {source.benchmark})",
             f"{len(left)} to pack into {-(-len(left) // self.per_shard)} shards at {self.out}",
             f"captions for {len(texts)} of them, features: {self.text or 'hash (offline stand-in, not CLIP)'}" if texts else "no captions",
+            *(f"no caption that can be used: {count} ({reason})" for reason, count in reasons.most_common(REASONS_SHOWN)),
         ]
         counts = {"samples": len(samples), "excluded": len(samples) - len(left), "captions": len(texts), "classes": len(source.classes)}
         return {"out": str(self.out), **counts, "lines": lines}
 
-    def _inputs(self) -> tuple[Source, dict[str, Caption] | None]:
+    def _inputs(self) -> tuple[Source, Captions | None]:
         if self.jobs < 0:
             raise InputError(f"--jobs {self.jobs}: a number of processes, or 0 for all cores")
         source = open_source(self.data, tuple(column.strip() for column in self.label.split(",") if column.strip()))
-        return source, read_captions(self.captions) if self.captions else None
+        return source, captions_of(self.captions) if self.captions else None
 
-    def _features(self, source: Source, captions: Mapping[str, Caption] | None) -> TextFeatures:
+    def _features(self, source: Source, captions: Captions | None) -> TextFeatures:
         if self.text is None:
             return HashText()
         store = TextStore.open(self.text)
+        samples = source.samples()
+        texts: dict[str, tuple[str, ...]]
         if captions is None:
-            texts = [sample.text.strip() for sample in source.samples() if sample.text.strip()]
+            texts = {sample.key: (sample.text.strip(),) for sample in samples if sample.text.strip()}
         else:
-            texts = [captions[sample.key].text for sample in source.samples() if sample.key in captions and captions[sample.key].text]
+            texts = {sample.key: captions.usable[sample.key].texts for sample in samples if sample.key in captions.usable}
         if not texts:
             raise InputError(f"--text {self.text}: features of texts, but the samples have none; name them with --captions")
-        if lacking := store.lacking(texts):
+        wanted = set(texts) if store.by == "key" else {text for several in texts.values() for text in several}
+        if lacking := store.lacking(wanted):
+            what = "samples" if store.by == "key" else "texts"
             raise InputError(
-                f"{self.text} has no features of {len(lacking)} of {len(set(texts))} texts (first: {lacking[0][:60]!r}); encode them and "
+                f"{self.text} has no features of {len(lacking)} of {len(wanted)} {what} (first: {lacking[0][:60]!r}); encode them and "
                 "try again"
             )
         return store

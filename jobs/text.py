@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,42 +15,92 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.caption_record import CaptionRecord
 from shards.errors import InputError
 from shards.manifest import Caption
 
 PROVENANCES = ("vlm", "motion", "import", "program", "label")
 WORD = re.compile(r"\w+|[^\w\s]")
 ARRAY, INDEX = "texts.npy", "index.jsonl"
+FOLDER_FILE = "captions.jsonl"  # of captioning, in its folder
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What a file says of its samples.
+
+    usable   captions by sample key
+    reasons  why a sample of the file has none, by key: it is empty, the captioner failed, the quality gate holds something against it"""
+
+    usable: dict[str, Caption]
+    reasons: dict[str, str]
 
 
 def read_captions(path: Path) -> dict[str, Caption]:
-    """Captions by sample key from a .jsonl, .json or .csv file.
+    """The usable captions of `captions_of`, by sample key."""
+    return captions_of(path).usable
 
-    Records are {"key", "text"[, "provenance"]} ("import" where it is not said), or key: text pairs. InputError names the line that is
-    wrong, a key that comes twice and a provenance that is none of PROVENANCES."""
+
+def captions_of(path: Path) -> Captions:
+    """Captions by sample key from a .jsonl, .json or .csv file, or from the folder that launch/caption.py has filled.
+
+    Records are {"key", "text"[, "provenance"]} ("import" where it is not said), or key: text pairs; a list of texts, or "texts" beside
+    "text", are several captions of one sample. Records of captioning (those with "captioner") count only when they are usable.
+    InputError names the line that is wrong, a key that comes twice and a provenance that is none of PROVENANCES."""
+    file = _caption_file(path)
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
-    if path.suffix not in readers:
-        raise InputError(f"{path}: captions are read from {', '.join(readers)} files")
-    found: dict[str, Caption] = {}
+    if file.suffix not in readers:
+        raise InputError(f"{path}: captions are read from {', '.join(readers)} files, or from a folder of captioning")
+    found = Captions({}, {})
     try:
-        for where, key, text, provenance in readers[path.suffix](path):
-            if not isinstance(key, str) or not isinstance(text, str):
-                raise InputError(f"{where}: a caption is a key and a text; found {key!r} and {text!r}")
-            if provenance not in PROVENANCES:
-                raise InputError(f"{where}: provenance {provenance!r} of {key} is not known; one of {', '.join(PROVENANCES)}")
-            if key in found:
-                raise InputError(f"{where}: a second caption for {key}; keep one")
-            found[key] = Caption(text.strip(), provenance)
+        for said in readers[file.suffix](file):
+            texts = _texts(said)
+            if said.key in found.usable or said.key in found.reasons:
+                raise InputError(f"{said.where}: a second caption for {said.key}; keep one")
+            if said.reason or not texts:
+                found.reasons[said.key] = said.reason or "empty"
+            else:
+                found.usable[said.key] = Caption(texts[0], said.provenance, texts[1:])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file of captions") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    if not found:
-        raise InputError(f"{path}: no caption in it")
+    if not found.usable:
+        most = Counter(found.reasons.values()).most_common(3)
+        raise InputError(f"{path}: no caption in it{' that can be used: ' if most else ''}{', '.join(f'{n} {why}' for why, n in most)}")
     return found
 
 
-Told = Iterator[tuple[str, Any, Any, str]]
+def _caption_file(path: Path) -> Path:
+    """The file of a folder of captioning, or the path itself."""
+    if not path.is_dir():
+        return path
+    if not (path / FOLDER_FILE).is_file():
+        raise InputError(f"{path} has no {FOLDER_FILE}: captioning is not finished, or stopped at its quality gate; run it again")
+    return path / FOLDER_FILE
+
+
+class Said(NamedTuple):
+    """One record as it stands in a file: `text` may be anything; reason: why it cannot be used."""
+
+    where: str
+    key: Any
+    text: Any
+    provenance: str = "import"
+    reason: str = ""
+
+
+def _texts(said: Said) -> tuple[str, ...]:
+    """The distinct captions of a record, without empty ones."""
+    texts = said.text if isinstance(said.text, list) else [said.text]
+    if not isinstance(said.key, str) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{said.where}: a caption is a key and a text; found {said.key!r} and {said.text!r}")
+    if said.provenance not in PROVENANCES:
+        raise InputError(f"{said.where}: provenance {said.provenance!r} of {said.key} is not known; one of {', '.join(PROVENANCES)}")
+    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+
+
+Told = Iterator[Said]
 
 
 def _jsonl(path: Path) -> Told:
@@ -71,7 +122,7 @@ def _csv(path: Path) -> Told:
         if not {"key", "text"} <= set(rows.fieldnames or ()):
             raise InputError(f"{path}: its first line must name the columns key and text (and provenance); it is {rows.fieldnames}")
         for row in rows:
-            yield f"{path}:{rows.line_num}", row["key"], row["text"], row.get("provenance") or "import"
+            yield Said(f"{path}:{rows.line_num}", row["key"], row["text"], row.get("provenance") or "import")
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -82,17 +133,30 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _record(record: Any, where: str) -> Told:
-    """One record, or an object of key: text or key: {text, provenance} pairs."""
+    """One record, or an object of key: text, key: [texts] or key: {text, provenance} pairs."""
     if not isinstance(record, dict):
         raise InputError(f"{where}: a caption is an object with key and text, or of key: text pairs; found {type(record).__name__}")
-    if "key" in record:
-        yield where, record["key"], record.get("text"), record.get("provenance") or "import"
-        return
-    for key, said in record.items():
-        if isinstance(said, dict):
-            yield where, key, said.get("text"), said.get("provenance") or "import"
-        else:
-            yield where, key, said, "import"
+    if "captioner" in record:
+        yield _of_captioning(CaptionRecord.of(record, where), where)
+    elif "key" in record:
+        yield _simple(record["key"], record, where)
+    else:
+        for key, said in record.items():
+            yield _simple(key, said, where) if isinstance(said, dict) else Said(where, key, said)
+
+
+def _simple(key: Any, record: dict[str, Any], where: str) -> Said:
+    """{text, provenance}, with several in `texts`."""
+    text, more = record.get("text"), record.get("texts")
+    if isinstance(more, list):
+        text = [*([] if text is None else [text]), *more]
+    return Said(where, key, text, record.get("provenance") or "import")
+
+
+def _of_captioning(record: CaptionRecord, where: str) -> Said:
+    """What captioning says of a clip; the gate's flags hold for all of its texts."""
+    reason = record.error or (f"flagged {', '.join(record.flags)}" if record.flags else "")
+    return Said(where, record.key, [record.text, *record.texts], record.provenance, reason)
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,32 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Caption:
-    """One description of one clip, and where it comes from: vlm, motion, import, program or label."""
+    """What describes one clip, and where it comes from: vlm, motion, import, program or label.
+
+    more: further descriptions of the same clip, in the order of their file."""
 
     text: str
     provenance: str = "import"
+    more: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All descriptions of the clip."""
+        return (self.text, *self.more)
+
+
+class MoreText(TypedDict):
+    """A further caption of a sample: [offset, size] of its features, its id, valid positions of the features (0: not known)."""
+
+    text: list[int] | None
+    text_id: int
+    tokens: int
 
 
 class SampleEntry(TypedDict):
-    """One sample: metadata, and [offset, size] of each member's data within the tar file."""
+    """One sample: metadata, and [offset, size] of each member's data within the tar file.
+
+    text and text_id are None for a sample without caption; tokens: valid positions of the text's features, where they are known."""
 
     key: str
     joints: list[int]
@@ -38,6 +56,8 @@ class SampleEntry(TypedDict):
     frames: int
     persons: int
     text_id: int | None
+    tokens: NotRequired[int]
+    more: NotRequired[list[MoreText]]
 
 
 class ShardEntry(TypedDict):
@@ -54,7 +74,10 @@ class TextEntry(TypedDict):
     """The text of a set. `provenance` is the one nearest to the label among `provenances`; `shape` is [L,D].
 
     determines_label: few distinct texts, and each belongs to one class only, so that text is the label in other words.
-    one_per_label: all clips of a class have the same text."""
+    one_per_label: all clips of a class have the same text.
+    by: "key" where features belong to the sample and not to its words, so that equal texts have different ones.
+    most: captions of a sample at most, where that is more than one.
+    missing: samples without caption among those that have one, by reason."""
 
     provenance: str
     provenances: dict[str, int]
@@ -63,6 +86,9 @@ class TextEntry(TypedDict):
     distinct: int
     determines_label: bool
     one_per_label: bool
+    by: NotRequired[str]
+    most: NotRequired[int]
+    missing: NotRequired[dict[str, list[str]]]
 
 
 class Manifest(TypedDict):

@@ -20,30 +20,39 @@ from acsar.skeleton import SKELETONS
 from shards import manifest
 from shards.claim import Claim
 from shards.errors import InputError
-from shards.manifest import Caption, Manifest, ShardEntry, TextEntry, canonical, sha256_of, text_id
+from shards.manifest import Caption, Manifest, ShardEntry, TextEntry, canonical, sha256_of
 from shards.normalise import NORMALISATIONS, normalise
 from shards.samples import Sample, Source
-from shards.shard import Packed, write_shard
+from shards.shard import Described, Packed, write_shard
 from shards.workers import each
 
 Mode = Literal["incremental", "overwrite"]
-MissingText = Literal["error", "drop"]
+MissingText = Literal["error", "drop", "train"]
 Progress = Callable[[int, int], None]
+NO_CAPTION = "no caption"
+REASONS_SHOWN = 6
 NEAREST_TO_LABEL = ("label", "program", "motion", "import", "vlm")
 DTYPES = ("float32", "float16")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TextFeatures(Protocol):
-    """Token features of captions. `encoder` names what made them; `shape` is [L,D]."""
+    """Token features of captions. `encoder` names what made them; `shape` is [L,D].
+
+    They are found `by` the caption's words or by the sample's key; `text` below is the one or the other."""
 
     @property
     def encoder(self) -> str: ...
     @property
     def shape(self) -> tuple[int, int]: ...
+    @property
+    def by(self) -> Literal["caption", "key"]: ...
 
     def digest(self, text: str) -> str:
         """A name for the features of this text that changes when they do."""
+
+    def tokens(self, text: str) -> int:
+        """How many of the L positions are valid; 0 where that is not known."""
 
     def __call__(self, text: str) -> NDArray[np.float16]:
         """[L,D] features of one text."""
@@ -77,9 +86,9 @@ class PackReport:
             f"packed {self.samples} samples into {self.shards} shards{again} ({self.bytes / 1e6:.1f} MB) at {self.out}, "
             f"content {self.content_id[:12]}"
         ]
-        for what, found in (("left out", self.excluded), ("dropped", self.broken)):
-            for reason, keys in found.items():
-                lines.append(f"{what}: {len(keys)} ({reason}): {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}")
+        missing = self.text.get("missing", {}) if self.text else {}
+        for what, found in (("left out", self.excluded), ("dropped", self.broken), ("trained on without the text term", missing)):
+            lines += _reasons(what, found)
         if self.cut:
             lines.append(f"{self.cut} clips were longer than 300 frames and cut there")
         if self.motion_error is not None:
@@ -89,11 +98,24 @@ class PackReport:
         return lines
 
 
+def _reasons(what: str, found: Mapping[str, list[str]]) -> Iterator[str]:
+    """A line for each reason, those of most samples; the rest in one."""
+    most = sorted(found, key=lambda reason: (-len(found[reason]), reason))
+    shown = most if len(most) <= REASONS_SHOWN + 1 else most[:REASONS_SHOWN]
+    for reason, keys in found.items():
+        if reason in shown:
+            yield f"{what}: {len(keys)} ({reason}): {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+    if rest := most[len(shown) :]:
+        yield f"{what}: {sum(len(found[reason]) for reason in rest)} for {len(rest)} other reasons"
+
+
 def _text_lines(text: TextEntry, samples: int) -> Iterator[str]:
-    yield f"text: {text['distinct']} distinct captions for {samples} samples, provenance {text['provenance']}"
+    missing = sum(len(keys) for keys in text.get("missing", {}).values())
+    several = f", up to {text['most']} of one sample" if "most" in text else ""
+    yield f"text: {text['distinct']} distinct captions for {samples - missing} samples, provenance {text['provenance']}{several}"
     if text["encoder"]:
         stand_in = " (offline stand-in, not CLIP)" if text["encoder"] == "hash" else ""
-        yield f"text features: {text['encoder']}{stand_in}"
+        yield f"text features: {text['encoder']}{stand_in}{', by sample' if text.get('by') == 'key' else ''}"
     distinct = f"these {text['distinct']} texts"
     if text["determines_label"]:
         also = ", and the class determines the text" if text["one_per_label"] else ""
@@ -146,6 +168,7 @@ class Work:
     source: Source
     samples: list[Sample]
     captions: Mapping[str, Caption]
+    uncaptioned: Mapping[str, list[str]]  # samples without caption among those that have one, by reason
     features: TextFeatures | None
     normalise: str
     dtype: str
@@ -172,9 +195,26 @@ class Work:
         except InputError as error:
             digest = f"unreadable: {error.reason}"
         caption = self.captions.get(sample.key)
-        said = [caption.text, caption.provenance, self.features.digest(caption.text) if self.features else ""] if caption else None
+        said: list[Any] | None = None
+        if caption:
+            said = [caption.text, caption.provenance, self._digest(sample.key, caption.text)]
+            said += [[words, self._digest(sample.key, words)] for words in caption.more]
         facts = [sample.label, sample.subject, sample.camera, sample.setup, sample.replication, sample.split]
         return hashlib.sha256(canonical([digest, facts, said])).hexdigest()
+
+    def _digest(self, key: str, words: str) -> str:
+        return self.features.digest(key if self.features.by == "key" else words) if self.features else ""
+
+    def described(self, key: str) -> tuple[Described, ...]:
+        """The captions of a sample with their features."""
+        caption = self.captions.get(key)
+        return tuple(self._described(key, words) for words in caption.texts) if caption else ()
+
+    def _described(self, key: str, words: str) -> Described:
+        if self.features is None:
+            return Described(words, None, 0)
+        name = key if self.features.by == "key" else words
+        return Described(words, self.features(name), self.features.tokens(name))
 
     def tar(self, i: int) -> Path:
         """Where shard i is written."""
@@ -225,14 +265,14 @@ class Work:
             yield Packed(
                 key=sample.key,
                 joints=joints,
-                text=self.features(caption.text) if caption and self.features else None,
+                captions=self.described(sample.key),
+                provenance=caption.provenance if caption else "",
                 label=sample.label,
                 subject=sample.subject,
                 camera=sample.camera,
                 setup=sample.setup,
                 replication=sample.replication,
                 split=sample.split,
-                caption={"text": caption.text, "provenance": caption.provenance, "id": text_id(caption.text)} if caption else None,
             )
 
 
@@ -249,6 +289,7 @@ def pack(
     progress: Progress | None = None,
     missing_text: MissingText = "error",
     max_broken: float = 0.05,
+    unusable: Mapping[str, str] | None = None,
 ) -> PackReport:
     """Pack a source into the folder `out`; the bytes do not depend on `jobs`, the machine or the time.
 
@@ -258,6 +299,9 @@ def pack(
                overwrite: pack anew and replace the folder at the end
     progress   called here with (samples done, samples in all)
     max_broken share of samples that may be unreadable
+    missing_text  what becomes of samples without caption among others that have one: an error, left out (drop), or packed so that
+               training leaves them out of the text term (train)
+    unusable   why there is no caption of a sample, where that is known
 
     InputError for bad options, a folder that holds something else or is being packed, a full disk, too many broken samples."""
     name = _normalisation(normalise, source)
@@ -273,7 +317,14 @@ def pack(
     out = out.absolute()
     _free_or_packed(out)
     samples, excluded = _usable(source)
-    samples, texts = _captioned(source, samples, captions, missing_text, excluded)
+    samples, texts, lacking = _captioned(source, samples, captions, missing_text, unusable or {})
+    if missing_text != "train":
+        excluded, lacking = {**excluded, **lacking}, {}
+    if features and features.by == "key" and (several := [key for key, caption in texts.items() if caption.more]):
+        raise InputError(
+            f"{several[0]} has {len(texts[several[0]].texts)} captions, but the text features are one per sample; give features of "
+            "captions, or one caption each"
+        )
     options = {
         **source.options,
         "normalise": name,
@@ -288,7 +339,16 @@ def pack(
         claim = Claim.take(folder)
         try:
             work = Work(
-                source, samples, texts, features if texts else None, name, dtype, per_shard, _latest_try(folder, claim.number), options
+                source=source,
+                samples=samples,
+                captions=texts,
+                uncaptioned=lacking,
+                features=features if texts else None,
+                normalise=name,
+                dtype=dtype,
+                per_shard=per_shard,
+                folder=_latest_try(folder, claim.number),
+                options=options,
             )
             report = _pack(work, out, mode, excluded, max_broken, max(1, jobs), progress)
             claim.discard()
@@ -449,9 +509,13 @@ def _usable(source: Source) -> tuple[list[Sample], dict[str, list[str]]]:
 
 
 def _captioned(
-    source: Source, samples: list[Sample], captions: Mapping[str, Caption] | None, missing: MissingText, excluded: dict[str, list[str]]
-) -> tuple[list[Sample], dict[str, Caption]]:
-    """Captions of the samples, none at all being fine; samples without one among others that have it are an error, or left out."""
+    source: Source,
+    samples: list[Sample],
+    captions: Mapping[str, Caption] | None,
+    missing: MissingText,
+    unusable: Mapping[str, str],
+) -> tuple[list[Sample], dict[str, Caption], dict[str, list[str]]]:
+    """The samples to pack, their captions, and which have none, by reason; no caption at all is fine."""
     if captions is None:
         texts = {sample.key: Caption(sample.text.strip(), source.provenance) for sample in samples if sample.text.strip()}
     else:
@@ -460,14 +524,17 @@ def _captioned(
             raise InputError(f"none of the {len(captions)} captions is for a sample of {source.path}: their keys must be its sample names")
     lacking = [sample.key for sample in samples if sample.key not in texts]
     if not texts or not lacking:
-        return samples, texts
+        return samples, texts, {}
+    reasons = _by_reason({key: f"{NO_CAPTION}: {unusable[key]}" if key in unusable else NO_CAPTION for key in lacking})
     if missing == "error":
+        known = Counter({reason.removeprefix(f"{NO_CAPTION}: "): len(keys) for reason, keys in reasons.items() if reason != NO_CAPTION})
+        why = f"; of these {', '.join(f'{n} {reason}' for reason, n in known.most_common(3))}" if known else ""
+        first = f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         raise InputError(
-            f"{len(lacking)} of {len(samples)} samples have no caption ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}); "
-            "caption them, or leave them out with --missing-text drop"
+            f"{len(lacking)} of {len(samples)} samples have no caption ({first}{why}); "
+            "caption them, leave them out with --missing-text drop, or train them without the text term with --missing-text train"
         )
-    excluded["no caption"] = lacking
-    return [sample for sample in samples if sample.key in texts], texts
+    return samples if missing == "train" else [sample for sample in samples if sample.key in texts], texts, reasons
 
 
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
@@ -519,19 +586,24 @@ def _head(work: Work, content_id: str, dropped: dict[str, list[str]], samples: i
 def _text(work: Work) -> TextEntry:
     provenances: Counter[str] = Counter()
     labels: dict[int, set[int]] = {}
-    texts: dict[int, set[int]] = {}
-    count = 0
+    texts: dict[int, set[tuple[int, ...]]] = {}
+    count = most = 0
+    packed = set()
     for entry in _entries(work):
         for sample in entry["samples"]:
+            packed.add(sample["key"])
+            if sample["text_id"] is None:
+                continue
             provenances[work.captions[sample["key"]].provenance] += 1
-            assert sample["text_id"] is not None
-            labels.setdefault(sample["text_id"], set()).add(sample["label"])
-            texts.setdefault(sample["label"], set()).add(sample["text_id"])
-            count += 1
+            ids = (sample["text_id"], *(one["text_id"] for one in sample.get("more", ())))
+            for id in ids:
+                labels.setdefault(id, set()).add(sample["label"])
+            texts.setdefault(sample["label"], set()).add(tuple(sorted(ids)))
+            count, most = count + len(ids), max(most, len(ids))
     # a text of its own for each clip also "determines" the class; it says something only where texts are shared, four clips each on average
     few = 4 * len(labels) <= count
     nearest = [p for p in NEAREST_TO_LABEL if p in provenances] or sorted(provenances)
-    return {
+    text: TextEntry = {
         "provenance": nearest[0],
         "provenances": dict(sorted(provenances.items())),
         "encoder": work.features.encoder if work.features else "",
@@ -540,6 +612,14 @@ def _text(work: Work) -> TextEntry:
         "determines_label": few and all(len(found) == 1 for found in labels.values()),
         "one_per_label": all(len(found) == 1 for found in texts.values()),
     }
+    if work.features and work.features.by == "key":
+        text["by"] = "key"
+    if most > 1:
+        text["most"] = most
+    missing = {reason: [key for key in keys if key in packed] for reason, keys in work.uncaptioned.items()}
+    if any(missing.values()):
+        text["missing"] = {reason: keys for reason, keys in missing.items() if keys}
+    return text
 
 
 def _publish(work: Work, out: Path) -> None:

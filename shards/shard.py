@@ -10,27 +10,39 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.manifest import SampleEntry, ShardEntry, canonical, write_file
+from shards.manifest import SampleEntry, ShardEntry, canonical, text_id, write_file
 
 BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass(frozen=True)
-class Packed:
-    """One sample ready to be written: joints [C,T,V,M], text features [L,D] float16 or None, and its metadata.
+class Described:
+    """One caption of a clip: its words, their features [L,D] float16 or None, and how many positions are valid (0: not known)."""
 
-    caption is None or {text, provenance, id}."""
+    words: str
+    features: NDArray[np.float16] | None
+    tokens: int
+
+    @property
+    def id(self) -> int:
+        """What equal captions share."""
+        return text_id(self.words)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One sample ready to be written: joints [C,T,V,M], its captions (none, one, or several), and its metadata."""
 
     key: str
     joints: NDArray[np.float32] | NDArray[np.float16]
-    text: NDArray[np.float16] | None
+    captions: tuple[Described, ...]
+    provenance: str
     label: int
     subject: int
     camera: int
     setup: int
     replication: int
     split: str
-    caption: dict[str, str | int] | None
 
     def facts(self) -> dict[str, object]:
         """What KEY.json says."""
@@ -43,12 +55,22 @@ class Packed:
             "split": self.split,
             "frames": int(self.joints.shape[1]),
             "persons": int(self.joints.shape[3]),
-            "caption": self.caption,
+            "caption": self._caption(),
         }
+
+    def _caption(self) -> dict[str, object] | None:
+        """{text, provenance, id}, and `more` of [{text, id}] where there are several."""
+        if not self.captions:
+            return None
+        first, *rest = self.captions
+        said: dict[str, object] = {"text": first.words, "provenance": self.provenance, "id": first.id}
+        return {**said, "more": [{"text": one.words, "id": one.id} for one in rest]} if rest else said
 
 
 def write_shard(path: Path, samples: Iterable[Packed]) -> ShardEntry:
-    """Write members KEY.joints.npy, KEY.json and KEY.text.npy of each sample; one sample is in memory at a time.
+    """Write members KEY.joints.npy, KEY.json and KEY.text.npy of each sample, KEY.text.1.npy and so on for further captions.
+
+    One sample is in memory at a time.
 
     Equal samples give equal bytes: no clock, no user, no name of this machine."""
     entries: list[SampleEntry] = []
@@ -79,8 +101,13 @@ def write_shard(path: Path, samples: Iterable[Packed]) -> ShardEntry:
 def _members(sample: Packed) -> Iterator[tuple[str, bytes]]:
     yield "joints.npy", _npy(sample.joints)
     yield "json", canonical(sample.facts())
-    if sample.text is not None:
-        yield "text.npy", _npy(sample.text)
+    for i, caption in enumerate(sample.captions):
+        if caption.features is not None:
+            yield _text_member(i), _npy(caption.features)
+
+
+def _text_member(i: int) -> str:
+    return f"text.{i}.npy" if i else "text.npy"
 
 
 def _npy(array: NDArray[np.float32] | NDArray[np.float16]) -> bytes:
@@ -97,7 +124,8 @@ def _header(name: str, size: int) -> bytes:
 
 
 def _entry(sample: Packed, places: dict[str, list[int]]) -> SampleEntry:
-    return {
+    first = sample.captions[0] if sample.captions else None
+    entry: SampleEntry = {
         "key": sample.key,
         "joints": places["joints.npy"],
         "json": places["json"],
@@ -110,5 +138,12 @@ def _entry(sample: Packed, places: dict[str, list[int]]) -> SampleEntry:
         "split": sample.split,
         "frames": int(sample.joints.shape[1]),
         "persons": int(sample.joints.shape[3]),
-        "text_id": None if sample.caption is None else int(sample.caption["id"]),
+        "text_id": first.id if first else None,
     }
+    if first and first.tokens:
+        entry["tokens"] = first.tokens
+    if len(sample.captions) > 1:
+        entry["more"] = [
+            {"text": places.get(_text_member(i)), "text_id": one.id, "tokens": one.tokens} for i, one in enumerate(sample.captions) if i
+        ]
+    return entry

@@ -7,9 +7,9 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -25,11 +25,27 @@ Ints: TypeAlias = NDArray[np.int64]
 OPEN_FILES = 256
 MEMORY_MOST = 4 << 30
 MAGIC = b"\x93NUMPY\x01\x00"
+NO_TEXT = -1
+"""The text_id of a row without caption; those of captions are not negative."""
+
+WhichCaption = Literal["first", "each-epoch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A further caption of a sample: its id, (offset, size) of its features, their valid positions (0: not known)."""
+
+    id: int
+    place: tuple[int, int] | None
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One packed sample as the manifest tells it; joints, json and text are (offset, size) in shard number `shard`."""
+    """One packed sample as the manifest tells it; joints, json and text are (offset, size) in shard number `shard`.
+
+    text, text_id and tokens (valid positions, 0: not known) are of its first caption, None and 0 where there is none; `more` has the
+    further ones."""
 
     key: str
     label: int
@@ -45,6 +61,19 @@ class Record:
     joints: tuple[int, int]
     json: tuple[int, int]
     text: tuple[int, int] | None
+    tokens: int = 0
+    more: tuple[Text, ...] = ()
+
+    def with_caption(self, i: int) -> "Record":
+        """The same sample with its caption i (0: the first) as the one that is read."""
+        if i == 0:
+            return self
+        chosen = self.more[i - 1]
+        return replace(self, text=chosen.place, text_id=chosen.id, tokens=chosen.tokens)
+
+    def with_each_caption(self) -> "list[Record]":
+        """The same sample with each of its captions."""
+        return [self.with_caption(i) for i in range(1 + len(self.more))]
 
 
 @dataclass(frozen=True)
@@ -52,7 +81,8 @@ class Rows:
     """Samples side by side, in the order asked for.
 
     joints [B,C,T,V,2] float32, zero-padded to the longest clip and to two persons; frames [B] valid frames; label [B];
-    text [B,L,D] float16 or None; text_id [B] or None: equal captions have equal ids."""
+    text [B,L,D] float16 or None; text_id [B] or None: equal captions have equal ids; text_tokens [B] or None: valid positions of the text,
+    0 where not known; has_text [B] or None: which rows have a caption where some samples have none (their text is 0, their id NO_TEXT)."""
 
     keys: list[str]
     joints: NDArray[np.float32]
@@ -60,6 +90,8 @@ class Rows:
     text: NDArray[np.float16] | None
     text_id: Ints | None
     label: Ints
+    text_tokens: Ints | None = None
+    has_text: NDArray[np.bool_] | None = None
 
 
 class PackedSet:
@@ -104,7 +136,8 @@ class PackedSet:
 
     def read(self, indices: Sequence[int]) -> Rows:
         """The samples at these places of `samples`, in this order, from the files."""
-        return _rows([self.samples[i] for i in indices], self, self.text_shape)
+        records = [self.samples[i] for i in indices]
+        return _rows(records, self, self.text_shape, lacks_text(self, records))
 
     def metadata(self, key: str) -> bytes:
         """KEY.json, which has the caption's own words too."""
@@ -141,9 +174,10 @@ class Reader(Protocol):
 class InMemory:
     """Some samples of a set in two arrays: all joints end to end, and each distinct text's features once."""
 
-    def __init__(self, packed: PackedSet, records: Sequence[Record]) -> None:
+    def __init__(self, packed: PackedSet, records: Sequence[Record], captions: WhichCaption = "first") -> None:
         self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
-        self._rows: dict[int, int] = {}
+        self._rows: dict[Name, int] = {}
+        self._by_sample = _by_sample(packed)
         stored = np.dtype(packed.manifest["options"].get("dtype", "float32"))
         # headers are a little more than the numbers, and the unused end is never touched
         self._joints = np.empty(sum(record.joints[1] for record in records) // stored.itemsize, stored)
@@ -153,17 +187,17 @@ class InMemory:
             self._joints[at : at + clip.size] = clip.ravel()
             self._places[record.key] = (at, clip.shape)
             at += clip.size
-        distinct = {record.text_id: record for record in records if record.text_id is not None and record.text}
+        distinct = _distinct(records, captions, self._by_sample)
         self._texts = np.empty((len(distinct), *(packed.text_shape or ())), np.float16)
-        for row, (number, record) in enumerate(distinct.items()):
-            self._rows[number] = row
+        for row, (name, record) in enumerate(distinct.items()):
+            self._rows[name] = row
             self._texts[row] = packed.text(record)
 
     @staticmethod
-    def size(packed: PackedSet, records: Sequence[Record]) -> int:
+    def size(packed: PackedSet, records: Sequence[Record], captions: WhichCaption = "first") -> int:
         """Bytes that holding these samples would take."""
-        texts = {record.text_id: record.text[1] for record in records if record.text}
-        return sum(record.joints[1] for record in records) + sum(texts.values())
+        texts = _distinct(records, captions, _by_sample(packed)).values()
+        return sum(record.joints[1] for record in records) + sum(record.text[1] for record in texts if record.text)
 
     def joints(self, record: Record) -> NDArray[Any]:
         """[C,T,V,M], a view."""
@@ -172,9 +206,38 @@ class InMemory:
 
     def text(self, record: Record) -> NDArray[Any]:
         """[L,D], a view."""
-        assert record.text_id is not None
-        features: NDArray[np.float16] = self._texts[self._rows[record.text_id]]
+        features: NDArray[np.float16] = self._texts[self._rows[_name(record, self._by_sample)]]
         return features
+
+
+Name: TypeAlias = int | tuple[int, tuple[int, int] | None] | None
+
+
+def _name(record: Record, by_sample: bool) -> Name:
+    """What tells one text's features from another's: equal words have equal ones, unless they belong to the sample."""
+    return (record.shard, record.text) if by_sample else record.text_id
+
+
+def _by_sample(packed: PackedSet) -> bool:
+    text = packed.manifest["text"]
+    return text is not None and text.get("by") == "key"
+
+
+def _distinct(records: Sequence[Record], captions: WhichCaption, by_sample: bool) -> dict[Name, Record]:
+    """A record for each distinct text that the samples may be read with."""
+    described = records if captions == "first" else (one for record in records for one in record.with_each_caption())
+    return {_name(record, by_sample): record for record in described if record.text}
+
+
+def lacks_text(packed: PackedSet, records: Iterable[Record]) -> bool:
+    """The set has captions, but not for all of these samples."""
+    return packed.manifest["text"] is not None and any(record.text_id is None for record in records)
+
+
+def caption_of_epoch(key: str, seed: int, epoch: int, count: int) -> int:
+    """Which of a sample's `count` captions an epoch uses: another one each epoch, each once in `count` epochs, from a start by key."""
+    start = int.from_bytes(hashlib.sha256(f"{seed}:caption:{key}".encode()).digest()[:8], "big")
+    return (start + epoch) % count
 
 
 def epoch_order(keys: Sequence[str], seed: int, epoch: int) -> Ints:
@@ -195,11 +258,13 @@ def batches(
     world: int = 1,
     workers: int = 0,
     memory: bool | Literal["auto"] = "auto",
+    captions: WhichCaption = "first",
 ) -> Iterator[Rows]:
     """Rows [rank*b, (rank+1)*b) of the global batches of steps first_step ... steps - 1, b = batch / world.
 
     Step s belongs to epoch s // floor(N / batch); what is left over of an epoch's order is not used. workers is the number of threads
     that read ahead, which never changes the order. memory: hold the samples ("auto": where they are small and this machine has room).
+    captions: of a sample that has several, the first, or another one each epoch, a function of (seed, epoch, key).
 
     InputError, at the call: fewer samples than a batch, a batch that the ranks do not divide, a key that is not in the set."""
     if batch < 1 or batch % world:
@@ -214,35 +279,40 @@ def batches(
             f"{len(names)} training samples do not fill a batch of {batch}; use --batch-size {len(names)} or less, or more data"
         )
     records = [packed.samples[packed._at(key)] for key in names]
-    held = _fits(InMemory.size(packed, records), world) if memory == "auto" else memory
-    reader: Reader = InMemory(packed, records) if held else packed
+    held = _fits(InMemory.size(packed, records, captions), world) if memory == "auto" else memory
+    reader: Reader = InMemory(packed, records, captions) if held else packed
+    lacking = lacks_text(packed, records)
     own = slice(rank * (batch // world), (rank + 1) * (batch // world))
 
-    def build(indices: Ints) -> Rows:
-        return _rows([records[i] for i in indices], reader, packed.text_shape)
+    def build(place: tuple[int, Ints]) -> Rows:
+        epoch, indices = place
+        chosen = [records[i] for i in indices]
+        if captions == "each-epoch":
+            chosen = [record.with_caption(caption_of_epoch(record.key, seed, epoch, 1 + len(record.more))) for record in chosen]
+        return _rows(chosen, reader, packed.text_shape, lacking)
 
     steps_indices = _indices(names, batch, seed, first_step, steps, own)
     return (build(indices) for indices in steps_indices) if workers < 1 else _ahead(build, steps_indices, workers)
 
 
-def _indices(names: list[str], batch: int, seed: int, first: int, steps: int, own: slice) -> Iterator[Ints]:
-    """This rank's places in the sorted keys, step by step."""
+def _indices(names: list[str], batch: int, seed: int, first: int, steps: int, own: slice) -> Iterator[tuple[int, Ints]]:
+    """The epoch and this rank's places in the sorted keys, step by step."""
     per_epoch = len(names) // batch
     order, current = np.empty(0, np.int64), -1
     for step in range(first, steps):
         epoch, place = divmod(step, per_epoch)
         if epoch != current:
             order, current = epoch_order(names, seed, epoch), epoch
-        yield order[place * batch : (place + 1) * batch][own]
+        yield epoch, order[place * batch : (place + 1) * batch][own]
 
 
-def _ahead(build: Callable[[Ints], Rows], steps: Iterator[Ints], workers: int) -> Iterator[Rows]:
+def _ahead(build: Callable[[tuple[int, Ints]], Rows], steps: Iterator[tuple[int, Ints]], workers: int) -> Iterator[Rows]:
     """Batches built by threads, two ahead for each, handed out in order; stopping the iterator ends the threads."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="stream")
     waiting: deque[Future[Rows]] = deque()
     try:
-        for indices in steps:
-            waiting.append(pool.submit(build, indices))
+        for place in steps:
+            waiting.append(pool.submit(build, place))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -251,7 +321,8 @@ def _ahead(build: Callable[[Ints], Rows], steps: Iterator[Ints], workers: int) -
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _rows(records: list[Record], reader: Reader, text_shape: tuple[int, int] | None) -> Rows:
+def _rows(records: list[Record], reader: Reader, text_shape: tuple[int, int] | None, lacking: bool) -> Rows:
+    """lacking: some samples in use have no caption, be they among these rows or not."""
     frames = np.array([record.frames for record in records], np.int64)
     clips = [reader.joints(record) for record in records]
     coordinates, _, joints, _ = clips[0].shape if clips else (3, 0, 0, 0)
@@ -265,8 +336,9 @@ def _rows(records: list[Record], reader: Reader, text_shape: tuple[int, int] | N
     if text_shape:
         text = np.empty((len(records), *text_shape), np.float16)
         for i, record in enumerate(records):
-            text[i] = reader.text(record)
-    ids = [record.text_id for record in records]
+            text[i] = reader.text(record) if record.text or not lacking else 0
+    ids = [NO_TEXT if record.text_id is None and lacking else record.text_id for record in records]
+    tokens = np.array([record.tokens for record in records], np.int64)
     return Rows(
         keys=[record.key for record in records],
         joints=out,
@@ -274,6 +346,8 @@ def _rows(records: list[Record], reader: Reader, text_shape: tuple[int, int] | N
         text=text,
         text_id=None if None in ids else np.array(ids, np.int64),
         label=np.array([record.label for record in records], np.int64),
+        text_tokens=tokens if text_shape and tokens.any() else None,
+        has_text=np.array([id != NO_TEXT for id in ids], np.bool_) if lacking else None,
     )
 
 
@@ -306,8 +380,14 @@ def _record(entry: SampleEntry, shard: int) -> Record:
         shard=shard,
         joints=(entry["joints"][0], entry["joints"][1]),
         json=(entry["json"][0], entry["json"][1]),
-        text=(entry["text"][0], entry["text"][1]) if entry["text"] else None,
+        text=_place(entry["text"]),
+        tokens=entry.get("tokens", 0),
+        more=tuple(Text(one["text_id"], _place(one["text"]), one["tokens"]) for one in entry.get("more", ())),
     )
+
+
+def _place(found: list[int] | None) -> tuple[int, int] | None:
+    return (found[0], found[1]) if found else None
 
 
 class _Files:

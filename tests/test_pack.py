@@ -387,6 +387,65 @@ def test_samples_without_caption_are_an_error_or_left_out(tmp_path: Path) -> Non
         pack(Toy(), tmp_path / "x", captions={"other": Caption("x")})
 
 
+def test_samples_without_caption_stay_where_training_leaves_them_out(tmp_path: Path) -> None:
+    captions = {f"K{i:05d}": Caption("waves", "vlm") for i in range(14)}
+    unusable = {"K00014": "flagged refusal", "K00015": "flagged refusal", "K00016": "unreadable video", "other": "empty"}
+    with pytest.raises(
+        InputError, match=r"6 of 20 .*K00016, \.\.\.; of these 2 flagged refusal, 1 unreadable video\).*--missing-text train"
+    ):
+        pack(Toy(), tmp_path / "out", captions=captions, unusable=unusable)
+    settings = {"captions": captions, "unusable": unusable, "features": HashText(), "missing_text": "train", "per_shard": 6}
+    report = pack(Toy(broken=("K00019",)), tmp_path / "out", **settings)  # type: ignore[arg-type]
+    assert report.samples == 19 and report.excluded == {} and report.text is not None
+    missing = {
+        "no caption": ["K00017", "K00018"],
+        "no caption: flagged refusal": ["K00014", "K00015"],
+        "no caption: unreadable video": ["K00016"],
+    }
+    assert report.text["missing"] == missing and manifest.read(tmp_path / "out")["text"] == report.text
+    assert "text: 1 distinct captions for 14 samples, provenance vlm" in report.lines()
+    assert "trained on without the text term: 2 (no caption: flagged refusal): K00014, K00015" in report.lines()
+    records = PackedSet.open(tmp_path / "out").samples
+    assert (
+        {r.key for r in records if r.text_id is None}
+        == {r.key for r in records if r.text is None}
+        == {k for v in missing.values() for k in v}
+    )
+    again = pack(Toy(broken=("K00019",)), tmp_path / "out", **settings)  # type: ignore[arg-type]
+    assert again.up_to_date and again.text == report.text
+    dropped = pack(Toy(broken=("K00019",)), tmp_path / "drop", **{**settings, "missing_text": "drop"})  # type: ignore[arg-type]
+    assert dropped.excluded == {**missing, "no caption": ["K00017", "K00018", "K00019"]} and dropped.text is not None
+    assert "missing" not in dropped.text and dropped.content_id != report.content_id
+
+
+def test_several_captions_of_a_sample_are_packed_side_by_side(tmp_path: Path) -> None:
+    captions = {f"K{i:05d}": Caption("waves", "import", tuple(f"text {n} of {i % 3}" for n in range(i % 4))) for i in range(20)}
+    report = pack(Toy(), tmp_path / "out", captions=captions, features=HashText(), per_shard=7)
+    assert report.text is not None and (report.text["distinct"], report.text["most"]) == (10, 4)
+    assert "text: 10 distinct captions for 20 samples, provenance import, up to 4 of one sample" in report.lines()
+    packed = PackedSet.open(tmp_path / "out")
+    assert [len(record.more) for record in packed.samples] == [i % 4 for i in range(20)]
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        names = [name for name in tar.getnames() if name.startswith("K00003")]
+    assert names == [f"K00003.{member}" for member in ("joints.npy", "json", "text.npy", "text.1.npy", "text.2.npy", "text.3.npy")]
+    assert [text["text"] for text in json.loads(packed.metadata("K00003"))["caption"]["more"]] == [f"text {n} of 0" for n in range(3)]
+    for record, caption in zip(packed.samples, captions.values()):
+        described = record.with_each_caption()
+        for one, words in zip(described, caption.texts, strict=True):
+            np.testing.assert_array_equal(packed.text(one), HashText()(words))
+            assert (one.text_id, one.tokens) == (manifest.text_id(words), HashText().tokens(words))
+    one_each = {key: Caption(caption.text, "import") for key, caption in captions.items()}
+    assert pack(Toy(), tmp_path / "one", captions=one_each, features=HashText()).content_id != report.content_id
+
+
+def test_the_names_of_sets_without_these_features_are_as_they_were(tmp_path: Path) -> None:
+    ids = [
+        pack(Toy(count=5, texts=("waves", "sits")), tmp_path / "a", features=HashText()).content_id,
+        pack(Toy(count=5), tmp_path / "b", captions={f"K{i:05d}": Caption(f"t{i}", "vlm") for i in range(5)}).content_id,
+    ]
+    assert [id[:16] for id in ids] == ["0b4fd3035e662f3e", "c7ec573af1edd096"]
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(count=st.integers(1, 30), per_shard=st.integers(1, 35), jobs=st.integers(1, 2))
 def test_every_key_is_packed_once(tmp_path_factory: pytest.TempPathFactory, count: int, per_shard: int, jobs: int) -> None:

@@ -2,15 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from jobs.caption_record import CaptionRecord
 from jobs.pack import Pack
 from jobs.text import HashText, write_store
 from shards import exchange
 from shards.errors import InputError
-from shards.stream import PackedSet
+from shards.stream import PackedSet, batches
 from shards.synthetic import write_synthetic
 from tests.skeleton_text import moving, skeleton_text
 
@@ -92,6 +94,63 @@ def test_samples_without_caption(tmp_path: Path) -> None:
         Pack(data=data, out=tmp_path / "out", captions=captions)()
     report = Pack(data=data, out=tmp_path / "out", captions=captions, missing_text="drop", jobs=1)()
     assert report["samples"] == 9 and report["excluded"] == {"no caption": 3}
+
+
+def records_folder(folder: Path) -> Path:
+    """Captioning's own folder: 8 usable captions, one flagged, one clip without, nothing of the last two."""
+    folder.mkdir()
+    about: dict[str, Any] = {"provenance": "vlm", "captioner": "ovis2", "model": "m"}
+    records = [CaptionRecord(f"clip{i:02d}", f"caption {i % 5}", **about) for i in range(8)]
+    records += [
+        CaptionRecord("clip08", "As an AI", flags=("refusal",), **about),
+        CaptionRecord("clip09", "", error="unreadable video", **about),
+    ]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(record.as_json()) + "\n" for record in records))
+    return folder
+
+
+def test_the_folder_of_captioning_is_joined_and_what_has_none_is_said(tmp_path: Path) -> None:
+    data, captions = exchange_file(tmp_path / "moves.npz"), records_folder(tmp_path / "captions")
+    with pytest.raises(InputError, match=r"4 of 12 samples have no caption .*of these 1 flagged refusal, 1 unreadable video"):
+        Pack(data=data, out=tmp_path / "out", captions=captions, jobs=1)()
+    job = Pack(data=data, out=tmp_path / "out", captions=captions, missing_text="train", jobs=1)
+    assert job.preview()["captions"] == 8 and "no caption that can be used: 1 (flagged refusal)" in job.preview()["lines"]
+    report = job()
+    assert report["samples"] == 12 and report["excluded"] == {}
+    assert "trained on without the text term: 1 (no caption: flagged refusal): clip08" in report["lines"]
+    packed = PackedSet.open(tmp_path / "out")
+    rows = packed.load(["clip08", "clip01", "clip11"])
+    assert rows.text is not None and rows.text_id is not None and rows.has_text is not None
+    assert rows.has_text.tolist() == [False, True, False] and not rows.text[[0, 2]].any()
+    np.testing.assert_array_equal(rows.text[1], HashText()("caption 1"))
+    assert packed.load(["clip01"]).has_text is None
+    dropped = Pack(data=data, out=tmp_path / "drop", captions=captions, missing_text="drop", jobs=1)()
+    assert dropped["excluded"] == {"no caption": 2, "no caption: flagged refusal": 1, "no caption: unreadable video": 1}
+
+
+def test_features_found_by_key_belong_to_their_sample(tmp_path: Path) -> None:
+    data, captions = exchange_file(tmp_path / "moves.npz"), captions_file(tmp_path / "c.jsonl")
+    features = np.stack([np.full((4, 6), i, np.float16) for i in range(12)])
+    for name, count in (("all", 12), ("most", 11)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "texts.npy", features[:count])
+        lines = [{"key": f"clip{i:02d}", "row": i, "encoder": "vlm", "sha256": f"{i}", "tokens": 1 + i % 4} for i in range(count)]
+        (tmp_path / name / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"most has no features of 1 of 12 samples \(first: 'clip11'\)"):
+        Pack(data=data, out=tmp_path / "out", captions=captions, text=tmp_path / "most")()
+    report = Pack(data=data, out=tmp_path / "out", captions=captions, text=tmp_path / "all", jobs=1, per_shard=5)()
+    assert "text features: vlm, by sample" in report["lines"]
+    packed = PackedSet.open(tmp_path / "out")
+    rows = packed.load(["clip02", "clip07"])  # the same words
+    assert rows.text is not None and rows.text_id is not None and rows.text_tokens is not None
+    assert rows.text_id[0] == rows.text_id[1] and rows.text[:, 0, 0].tolist() == [2, 7] and rows.text_tokens.tolist() == [3, 4]
+    held = next(batches(packed, [record.key for record in packed.samples], 12, 0, 0, 1, memory=True))
+    assert held.text is not None and held.text[:, 0, 0].tolist() == [int(key[4:]) for key in held.keys]
+    several = tmp_path / "several.json"
+    several.write_text(json.dumps({f"clip{i:02d}": ["waves", "waves a hand"] for i in range(12)}))
+    with pytest.raises(InputError, match=r"clip00 has 2 captions, but the text features are one per sample"):
+        Pack(data=data, out=tmp_path / "other", captions=several, text=tmp_path / "all", jobs=1)()
+    assert "text features: hash (offline stand-in, not CLIP)" in Pack(data=data, out=tmp_path / "x", captions=several, jobs=1)()["lines"]
 
 
 def test_raw_skeletons_with_a_broken_file_among_them(tmp_path: Path) -> None:

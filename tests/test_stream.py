@@ -1,9 +1,11 @@
 """Streaming: one order whatever the ranks, threads and shards; exact seek; the same numbers from memory and from files."""
 
 import hashlib
+import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +19,9 @@ from hypothesis import strategies as st
 from jobs.text import HashText
 from shards import stream
 from shards.errors import InputError
+from shards.manifest import Caption
 from shards.pack import pack
-from shards.stream import PackedSet, Rows, batches, epoch_order
+from shards.stream import NO_TEXT, PackedSet, Rows, batches, caption_of_epoch, epoch_order
 from tests.toy import Toy
 
 TEXTS = ("waves", "sits down", "kicks a ball")
@@ -172,6 +175,74 @@ def test_memory_is_used_where_it_is_small_and_free(packed: PackedSet, keys: list
     list(batches(packed, keys, 4, 0, 0, 30))
     assert len(reads) == 120
     assert stream.InMemory(packed, packed.samples)._texts.shape == (3, 77, 512)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> PackedSet:
+    """37 samples with one to four captions; every fifth has none."""
+    out = tmp_path_factory.mktemp("several") / "out"
+    captions = {f"K{i:05d}": Caption(f"text {i % 7}", "import", tuple(f"text {i} {n}" for n in range(i % 4))) for i in range(37) if i % 5}
+    pack(Toy(count=37), out, captions=captions, features=HashText(), per_shard=5, missing_text="train")
+    return PackedSet.open(out)
+
+
+def test_another_caption_each_epoch_by_seed_epoch_and_key_alone(several: PackedSet, keys: list[str]) -> None:
+    counts = {record.key: 1 + len(record.more) for record in several.samples}
+    chosen = [{key: caption_of_epoch(key, 5, epoch, counts[key]) for key in keys} for epoch in range(12)]
+    for key in keys:
+        assert [c[key] for c in chosen] == [(chosen[0][key] + epoch) % counts[key] for epoch in range(12)]
+    assert any(chosen[0].values()) and chosen[0] != {key: caption_of_epoch(key, 6, 0, counts[key]) for key in keys}
+    alone = list(batches(several, keys, 12, 5, 0, 36, memory=False, captions="each-epoch"))
+    first = list(batches(several, keys, 12, 5, 0, 36))
+    for step, rows in enumerate(alone):
+        assert rows.keys == first[step].keys and rows.text is not None and rows.text_id is not None
+        np.testing.assert_array_equal(rows.joints, first[step].joints)
+        for i, key in enumerate(rows.keys):
+            record = several.samples[several.index[key]].with_caption(chosen[step // 3][key])
+            assert rows.text_id[i] == (NO_TEXT if record.text_id is None else record.text_id)
+            if record.text:
+                np.testing.assert_array_equal(rows.text[i], several.text(record))
+    for world, workers, memory, start in ((2, 0, True, 7), (3, 2, False, 5)):
+        ranks = [
+            list(batches(several, keys, 12, 5, start, 36, rank, world, workers, memory, captions="each-epoch")) for rank in range(world)
+        ]
+        for step in range(start, 36):
+            for name in ("text", "text_id", "text_tokens", "has_text", "frames"):
+                together = np.concatenate([getattr(rank[step - start], name) for rank in ranks])
+                np.testing.assert_array_equal(together, getattr(alone[step], name))
+    assert stream.InMemory(several, several.samples)._texts.shape[0] == 7
+    assert stream.InMemory(several, several.samples, "each-epoch")._texts.shape[0] == 7 + sum(i % 4 for i in range(37) if i % 5)
+    sizes = [stream.InMemory.size(several, several.samples, captions) for captions in ("first", "each-epoch")]
+    assert sizes[1] - sizes[0] == (2 * 77 * 512 + 128) * sum(i % 4 for i in range(37) if i % 5)
+
+
+def test_rows_without_caption_are_told_in_every_batch_of_the_set(several: PackedSet, keys: list[str]) -> None:
+    for memory in (True, False):
+        for rows in batches(several, keys, 3, 0, 0, 24, memory=memory):
+            assert rows.has_text is not None and rows.text is not None and rows.text_id is not None and rows.text_tokens is not None
+            assert rows.has_text.tolist() == [int(key[1:]) % 5 > 0 for key in rows.keys]
+            for i, key in enumerate(rows.keys):
+                words = f"text {int(key[1:]) % 7}"
+                expected = HashText()(words) if rows.has_text[i] else 0 * rows.text[i]
+                np.testing.assert_array_equal(rows.text[i], expected)
+                assert rows.text_tokens[i] == (HashText().tokens(words) if rows.has_text[i] else 0)
+                assert (rows.text_id[i] == NO_TEXT) == (not rows.has_text[i])
+    captioned = [key for key in keys if int(key[1:]) % 5]
+    assert all(rows.has_text is None for rows in batches(several, captioned, 4, 0, 0, 7))
+    bare = several.load([key for key in keys if int(key[1:]) % 5 == 0])
+    assert bare.has_text is not None and not bare.has_text.any() and bare.text is not None and not bare.text.any()
+
+
+def test_sets_of_before_are_read(packed: PackedSet, keys: list[str], tmp_path: Path) -> None:
+    shutil.copytree(packed.path, tmp_path / "old")
+    path = tmp_path / "old" / "manifest.json"
+    about = json.loads(path.read_bytes())
+    for sample in (sample for shard in about["shards"] for sample in shard["samples"]):
+        del sample["tokens"]
+    path.write_text(json.dumps(about))
+    old, new = PackedSet.open(tmp_path / "old").load(keys), packed.load(keys)
+    same(old, new)
+    assert old.text_tokens is None and old.has_text is None and new.text_tokens is not None and new.has_text is None
 
 
 def test_free_memory_is_plausible() -> None:

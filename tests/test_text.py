@@ -3,13 +3,15 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.text import HashText, TextStore, read_captions, write_store
+from jobs.caption_record import CaptionRecord
+from jobs.text import HashText, TextStore, captions_of, read_captions, write_store
 from shards.errors import InputError
 from shards.manifest import Caption
 
@@ -24,6 +26,7 @@ EXPECTED = {"a": Caption("waves", "vlm"), "b": Caption("sits, slowly", "import")
         ("c.json", '[{"key": "a", "text": "waves", "provenance": "vlm"}, {"key": "b", "text": "sits, slowly"}]'),
         ("c.json", '{"a": {"text": "waves", "provenance": "vlm"}, "b": "sits, slowly"}'),
         ("c.csv", 'key,text,provenance\na,waves,vlm\nb,"sits, slowly",\n'),
+        ("c.json", '[{"key": "a", "texts": ["waves", " waves"], "provenance": "vlm"}, {"key": "b", "text": ["sits, slowly", " "]}]'),
     ],
 )
 def test_captions_are_read_from_each_kind_of_file(tmp_path: Path, name: str, content: str) -> None:
@@ -49,6 +52,58 @@ def test_captions_that_are_wrong_are_named(tmp_path: Path, name: str, content: s
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_captions(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.json", '{"a": ["waves", "moves an arm ", "", "waves"], "b": "sits"}'),
+        ("c.jsonl", '{"key": "a", "text": "waves", "texts": ["moves an arm"]}\n{"key": "b", "texts": ["sits"]}\n'),
+        ("c.jsonl", '{"a": ["waves", "moves an arm"]}\n{"b": {"texts": ["sits"]}}\n'),
+    ],
+)
+def test_several_captions_of_a_sample_are_kept_in_order(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert read_captions(tmp_path / name) == {"a": Caption("waves", "import", ("moves an arm",)), "b": Caption("sits")}
+    assert read_captions(tmp_path / name)["a"].texts == ("waves", "moves an arm")
+
+
+def caption_folder(folder: Path) -> Path:
+    """What captioning leaves: one caption as it should be, one with a second text, one flagged, one clip without."""
+    about: dict[str, Any] = {"captioner": "ovis2", "model": "m", "provenance": "vlm"}
+    records = [
+        CaptionRecord("a", "waves", tokens=1, **about),
+        CaptionRecord("b", "sits", texts=("sits", "sits down"), **about),
+        CaptionRecord("c", "I cannot help", flags=("refusal", "too long"), **about),
+        CaptionRecord("d", "", error="unreadable video", **about),
+        CaptionRecord("e", "", **about),
+    ]
+    folder.mkdir()
+    (folder / "captions.jsonl").write_text("".join(json.dumps(record.as_json()) + "\n" for record in records))
+    return folder
+
+
+def test_captions_come_from_the_folder_of_captioning_and_unusable_ones_count_as_none(tmp_path: Path) -> None:
+    found = captions_of(caption_folder(tmp_path / "captions"))
+    assert found.usable == {"a": Caption("waves", "vlm"), "b": Caption("sits", "vlm", ("sits down",))}
+    assert found.reasons == {"c": "flagged refusal, too long", "d": "unreadable video", "e": "empty"}
+    assert captions_of(tmp_path / "captions" / "captions.jsonl") == found
+
+
+def test_folders_of_captioning_that_do_not_serve_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no captions.jsonl: captioning is not finished"):
+        read_captions(tmp_path)
+    folder = caption_folder(tmp_path / "captions")
+    lines = (folder / "captions.jsonl").read_text().splitlines()
+    (folder / "captions.jsonl").write_text("\n".join(lines[2:]))
+    with pytest.raises(InputError, match=r"no caption in it that can be used: 1 flagged refusal, too long, 1 unreadable video, 1 empty"):
+        read_captions(folder)
+    (folder / "captions.jsonl").write_text(lines[0] + "\n" + lines[3].replace('"key": "d"', '"key": "a"'))
+    with pytest.raises(InputError, match=r"captions.jsonl:2: a second caption for a"):
+        read_captions(folder)
+    (folder / "captions.jsonl").write_text(lines[0].replace('"tokens"', '"tokeens"'))
+    with pytest.raises(InputError, match=r"captions.jsonl:1: not a caption record of this version \(unknown \['tokeens'\]"):
+        read_captions(folder)
 
 
 def test_caption_files_that_are_missing_or_not_text(tmp_path: Path) -> None:
