@@ -243,6 +243,13 @@ def progress(out: Path) -> Progress:
     return Progress(done, plan.clips, rate, (plan.clips - done) / rate if rate and done < plan.clips else None)
 
 
+def reached(out: Path, name: str, tag: str) -> tuple[int, int]:
+    """Clips of a slice that had a record when the attempt of this tag began (now, where it left none), and that have one now."""
+    now = len(written(out, name))
+    heads = [read_attempt(path)[:1] for _, path in attempts(out, name)]
+    return next((int(head[0]["known"]) for head in heads if head and head[0].get("tag") == tag), now), now
+
+
 def _rate(out: Path) -> float | None:
     """Records per second over the newest WINDOW of work; None while there are too few to tell."""
     files = [(path.stat().st_mtime, path) for path in (out / ATTEMPTS).glob("*.jsonl")]

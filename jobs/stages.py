@@ -36,6 +36,8 @@ class Stage:
     run: Callable[[Any, str], Any]  # (job, part) -> what the part came to
     finished: Callable[[Description, str], bool]
     progress: Callable[[Description, Sequence[str]], Progress | None] | None = None  # of these parts; None: it is not counted
+    # (description, part, tag) -> items of a part that were there before the start of ranks of this tag, and that are there now
+    reached: Callable[[Description, str, str], tuple[int, int]] | None = None
 
 
 def write_job(job: Any, path: Path) -> Path:
@@ -67,6 +69,12 @@ def progress(stage: str, description: Path, parts: Sequence[str]) -> Progress | 
     """How far these parts have come; None where the stage does not count, or has not begun."""
     count = STAGES[stage].progress
     return count(read_json(description), parts) if count is not None and description.is_file() else None
+
+
+def reached(stage: str, description: Path, part: str, tag: str) -> tuple[int, int] | None:
+    """How many items of a part there were before this start of ranks, and how many there are now; None where the stage does not count."""
+    count = STAGES[stage].reached
+    return count(read_json(description), part, tag) if count is not None and description.is_file() else None
 
 
 def _prepared(job: Description, part: str) -> bool:
@@ -110,6 +118,12 @@ def _captions(job: Description, parts: Sequence[str]) -> Progress | None:
     return None if list(parts) == ["gather"] or not (out / caption_slices.PLAN).is_file() else caption_slices.progress(out)
 
 
+def _described(job: Description, part: str, tag: str) -> tuple[int, int]:
+    from jobs import caption_slices
+
+    return caption_slices.reached(Path(job["out"]), part, tag)
+
+
 def _run_of(job: Description) -> Path:
     return Path(job["run"])
 
@@ -122,7 +136,7 @@ def _protocol(run: Path) -> str:
 
 
 STAGES = {
-    "caption": Stage("jobs.caption", "Caption", lambda job, part: job(part), _captioned, _captions),
+    "caption": Stage("jobs.caption", "Caption", lambda job, part: job(part), _captioned, _captions, _described),
     "pack": Stage("jobs.pack", "Pack", lambda job, part: job(), lambda job, part: (Path(job["out"]) / "manifest.json").is_file()),
     "pretrain": Stage(
         "jobs.pretrain",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jobs import InputError, failures
+from jobs import InputError, failures, stages
 from jobs.run_folder import RunFolder, read_json, step_of, trusted
 from launch import scheduler
 from launch.unit import Submission, Unit
@@ -119,6 +119,7 @@ def collect(unit: Unit, code: int, environment: dict[str, str]) -> Facts:
     folder = RunFolder(unit.folder)
     attempt, start = _attempt(folder, tag)
     after = step_of(checkpoints[0].name) if (checkpoints := _or_none(lambda: trusted(folder))) else 0
+    before, after = _items(submission, tag) or (start if attempt else after, after)
     excluded = {*submission.exclude, *submission.profile.get("exclude", ())} if submission else set()
     fewer = dict(word.lstrip("-").split("=", 1) for word in environment.get("ACSAR_FEWER", "").split())
     said = environment.get("ACSAR_JOB", "")
@@ -135,9 +136,9 @@ def collect(unit: Unit, code: int, environment: dict[str, str]) -> Facts:
         signal_s=int(submission.profile.get("signal_s", 120)) if submission else 120,
         cancelled=_cancelled(unit, tag.rsplit(".", 2)[0]),
         refused=environment.get("ACSAR_REFUSED", ""),
-        done=folder.result.is_file() if submission and submission.stage == "pretrain" else True,
+        done=_done(folder, submission, tag),
         status=_status(folder.journal(attempt)) if attempt else "",
-        step_before=start if attempt else after,
+        step_before=before,
         step_after=after,
         failures=failures.read(unit.logs, tag),
         said=said_by_srun(unit.log(tag.rsplit(".", 2)[0]), tag),
@@ -185,6 +186,29 @@ def _attempt(folder: RunFolder, tag: str) -> tuple[int, int]:
         if claim and claim.get("tag") == tag:
             return int(path.stem), step_of(claim["start"])
     return 0, 0
+
+
+def _items(submission: Submission | None, tag: str) -> tuple[int, int] | None:
+    """Of a part of a stage that counts its items: how many there were before this start, and how many there are now."""
+    if submission is None or not (part := _part(submission, tag)):
+        return None
+    return _or_none(lambda: stages.reached(submission.stage, Path(submission.description), part, tag))
+
+
+def _done(folder: RunFolder, submission: Submission | None, tag: str) -> bool:
+    """Whether files say that the work is done; of a stage that does not count its items nothing is asked."""
+    if submission is None:
+        return True
+    if submission.stage == "pretrain":
+        return folder.result.is_file()
+    if _items(submission, tag) is None:
+        return True
+    return _or_none(lambda: stages.finished(submission.stage, Path(submission.description), _part(submission, tag))) or False
+
+
+def _part(submission: Submission, tag: str) -> str:
+    """The part that the job of this tag does."""
+    return dict(zip(submission.job_ids(), submission.parts)).get(tag.rsplit(".", 2)[0], "")
 
 
 def _status(journal: Path) -> str:
