@@ -1,9 +1,9 @@
 """Captions by a vision-language model of transformers: Ovis2, DeepSeek-VL, or any other that is native there. No remote code is ever run.
 
-Decoding is greedy, in batches that are padded on the left. Nothing is downloaded: the weights are a local folder, or in the hub's cache."""
+Decoding is greedy, in batches that are padded on the left. Nothing is downloaded: the weights are a folder, among the assets
+(jobs/assets.py), or in the hub's cache."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,11 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from jobs import assets
 from jobs.caption_record import Answer, Ask
 from jobs.torchvision_ops import mend_torchvision
 from shards.errors import InputError
 
-DEFAULTS = {"ovis2": "thisisiron/Ovis2-8B-hf", "deepseek-vl": "deepseek-community/deepseek-vl-7b-chat"}
+DEFAULTS = {"ovis2": assets.CAPTIONER.name, "deepseek-vl": "deepseek-community/deepseek-vl-7b-chat"}
 TYPES = {"ovis2": ("ovis2",), "deepseek-vl": ("deepseek_vl", "deepseek_vl_hybrid")}  # the 7B one has two vision towers: hybrid
 NEEDED = (  # of each line one
     ("config.json",),
@@ -155,12 +156,12 @@ def transformers_captioner(
     hidden      keep the features of the generated tokens
 
     InputError for what is missing or does not fit, a line each."""
-    os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
+    assets.offline()
     for option, value in (("max_tokens", max_tokens), ("batch", batch), ("tiles", tiles)):
         if value is not None and value < 1:
             raise InputError(f"--{option.replace('_', '-')} {value} is less than 1")
     wanted = model or DEFAULTS.get(name, name)
-    folder = find(name, wanted)
+    folder, known = find(name, wanted)
     config = checked(name, folder)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if where.type == "cuda" and not torch.cuda.is_available():
@@ -171,8 +172,8 @@ def transformers_captioner(
     _decode_greedily(network, processor, max_tokens)
     return TransformersCaptioner(
         name=name,
-        model=str(folder) if Path(wanted).is_dir() else wanted,
-        revision=revision(folder),
+        model=str(folder) if Path(wanted).expanduser().is_dir() else wanted,
+        revision=known,
         decode={
             "sampling": "greedy",
             "max_tokens": max_tokens,
@@ -187,22 +188,14 @@ def transformers_captioner(
     )
 
 
-def find(name: str, model: str) -> Path:
-    """The folder of a model: itself, or the snapshot of that repository in the hub's cache. InputError if there is neither."""
-    if Path(model).is_dir():
-        return Path(model).resolve()
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except HFValidationError:
-        raise InputError(f"captioner {name}: no folder {model}") from None
-    except LocalEntryNotFoundError:
-        raise InputError(
-            f"captioner {name}: the weights {model} are no folder and not in the hub's cache {constants.HF_HUB_CACHE}: fetch them on a "
-            "login node with launch/fetch_assets.py, or name a folder with --model"
-        ) from None
+def find(name: str, model: str) -> tuple[Path, str]:
+    """A model's folder and revision: the folder that was typed, or that name among the assets or in the hub's cache. InputError if it is
+    nowhere."""
+    if Path(model).expanduser().is_dir():
+        folder = Path(model).expanduser().resolve()
+        return folder, revision(folder)
+    found = assets.require({f"captioner {name}": model})[f"captioner {name}"]
+    return found.path, found.revision or revision(found.path)
 
 
 def checked(name: str, folder: Path) -> dict[str, Any]:

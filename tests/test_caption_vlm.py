@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs import caption_vlm
+from jobs import assets, caption_vlm
 from jobs.caption_record import Answer, Ask, Captioner, Strip
 from jobs.caption_vlm import TransformersCaptioner, side_by_side, transformers_captioner
 from shards.errors import InputError
@@ -256,22 +256,28 @@ def test_bf16_is_recorded(folders: dict[str, Path]) -> None:
     assert transformers_captioner("ovis2", str(folders["ovis2"]), device="cpu").decode["precision"] == "fp32"
 
 
-def test_a_snapshot_of_the_hubs_cache_is_found_offline_and_known_by_its_commit(
+def test_weights_are_found_offline_in_the_hubs_cache_and_among_the_assets(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    home, commit = tmp_path / "models--someone--Ovis2-hf", "0123456789abcdef0123456789abcdef01234567"
-    copy_of(folders["ovis2"], home / "snapshots" / commit)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("ACSAR_ASSETS", str(tmp_path / "assets"))
+    home, commit = tmp_path / "hub" / "models--someone--Ovis2-hf", "0123456789abcdef0123456789abcdef01234567"
+    snapshot = copy_of(folders["ovis2"], home / "snapshots" / commit)
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(commit)
     made = transformers_captioner("ovis2", "someone/Ovis2-hf", device="cpu")
     assert (made.model, made.revision) == ("someone/Ovis2-hf", commit)
-    with pytest.raises(InputError, match=r"the weights thisisiron/Ovis2-8B-hf are no folder and not in the hub's cache .*fetch_assets\.py"):
+    with pytest.raises(
+        InputError, match=r"captioner ovis2: thisisiron/Ovis2-8B-hf is neither a path, nor in .*assets.*\n.*fetch_assets\.py"
+    ):
         transformers_captioner("ovis2", device="cpu")
-    with pytest.raises(InputError, match=r"deepseek-community/deepseek-vl-7b-chat"):
+    with pytest.raises(InputError, match=r"captioner deepseek-vl: deepseek-community/deepseek-vl-7b-chat is neither"):
         transformers_captioner("deepseek-vl", device="cpu")
+    copy_of(snapshot, tmp_path / "hand" / "Ovis2-8B-hf")
+    assets.bring(assets.CAPTIONER, tmp_path / "hand", say=lambda _: None)
+    made = transformers_captioner("ovis2", device="cpu", max_tokens=2)
+    assert made.model == caption_vlm.DEFAULTS["ovis2"] == assets.CAPTIONER.name and made.revision.startswith("sha256:")
+    assert made(ASKS[:1])[0].texts
 
 
 def test_a_folder_is_known_by_a_digest_that_other_weights_change(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -346,7 +352,7 @@ def test_models_of_another_kind_are_refused(folders: dict[str, Path], tmp_path: 
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json is not JSON"):
         transformers_captioner(str(folder), device="cpu")
-    with pytest.raises(InputError, match=r"no folder \./nowhere/at/all"):
+    with pytest.raises(InputError, match=r"\./nowhere/at/all is neither a path"):
         transformers_captioner("ovis2", "./nowhere/at/all", device="cpu")
 
 
