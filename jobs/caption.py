@@ -57,7 +57,7 @@ class Caption:
     max_tokens: int = 128  # that a model may write
     tiles: int | None = None  # most tiles of a strip that a model sees: fewer are faster; default: the model's own
     hidden: bool = False  # also keep the model's own features of what it writes
-    precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 on a GPU
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
     slice: int = 500  # clips of a slice: what one job does between two loads of the model
     gate: Literal["fail", "report"] = "fail"  # report: captions worse than the limits are kept, and the report says so
