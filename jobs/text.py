@@ -6,18 +6,19 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.caption_record import CaptionRecord
 from shards.errors import InputError
-from shards.manifest import Caption
+from shards.manifest import Caption, write_file
 
 PROVENANCES = ("vlm", "motion", "import", "program", "label")
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -269,40 +270,65 @@ class TextStore:
         return _sha(text) if self.by == "caption" else text
 
 
-def write_store(
-    folder: Path, encoder: str, shape: tuple[int, int], texts: Mapping[str, NDArray[np.float16]] | Iterable[tuple[str, Any]]
-) -> TextStore:
-    """Write the features [L,D] of some texts, each text once, as a folder that is complete or absent.
+Rows = Iterable[tuple[str, NDArray[np.float16], int]]
+"""(text or key, features [L,D], valid positions or 0) of each row."""
 
-    `texts` are (text, features) pairs, one of which is in memory at a time when an iterator gives them."""
+
+def write_store(
+    folder: Path,
+    encoder: str,
+    shape: tuple[int, int],
+    texts: Mapping[str, NDArray[np.float16]] | Iterable[tuple[str, Any]],
+    tokens: Mapping[str, int] | None = None,
+    by: Literal["caption", "key"] = "caption",
+) -> TextStore:
+    """Write the features [L,D] of some texts, each text once (by="key": of some samples), as a folder that is complete or absent.
+
+    `texts` are (text, features) pairs, one of which is in memory at a time when an iterator gives them; `tokens`: their valid positions."""
     if folder.exists():
         raise InputError(f"{folder} exists; remove it or choose another folder for the text features")
     half = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     half.mkdir(parents=True)
+    pairs = texts.items() if isinstance(texts, Mapping) else texts
     try:
-        raw = half / "rows"
-        lines: list[str] = []
-        with raw.open("wb") as file:
-            for text, features in texts.items() if isinstance(texts, Mapping) else texts:
-                if features.shape != shape:
-                    raise ValueError(f"features of {text[:60]!r} have shape {features.shape}, not {shape}")
-                data = np.ascontiguousarray(features, np.float16).tobytes()
-                said = {"caption": _sha(text), "row": len(lines), "encoder": encoder, "sha256": hashlib.sha256(data).hexdigest()}
-                lines.append(json.dumps(said) + "\n")
-                file.write(data)
-        with (half / ARRAY).open("wb") as file, raw.open("rb") as rows:
-            about = {"descr": "<f2", "fortran_order": False, "shape": (len(lines), *shape)}
-            np.lib.format.write_array_header_1_0(file, about)
-            shutil.copyfileobj(rows, file)
-            file.flush()
-            os.fsync(file.fileno())
-        raw.unlink()
-        (half / INDEX).write_text("".join(lines))
+        write_rows(half, encoder, shape, ((text, features, (tokens or {}).get(text, 0)) for text, features in pairs), by)
         half.rename(folder)
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise
     return TextStore.open(folder)
+
+
+def write_rows(folder: Path, encoder: str, shape: tuple[int, int], rows: Rows, by: Literal["caption", "key"] = "caption") -> TextStore:
+    """Write a store's two files into a folder that is there. The index gets its name last: without it there is no store."""
+    beside = folder / f".{ARRAY}.{uuid.uuid4().hex}"
+    lines: list[bytes] = []
+    try:
+        with beside.open("wb") as file:
+            _header(file, (0, *shape))
+            for name, features, tokens in rows:
+                if features.shape != shape:
+                    raise ValueError(f"features of {name[:60]!r} have shape {features.shape}, not {shape}")
+                data = np.ascontiguousarray(features, np.float16).tobytes()
+                said = {by: _sha(name) if by == "caption" else name, "row": len(lines), "encoder": encoder}
+                said |= {"sha256": hashlib.sha256(data).hexdigest(), **({"tokens": tokens} if tokens else {})}
+                lines.append(json.dumps(said).encode() + b"\n")
+                file.write(data)
+            file.seek(0)
+            _header(file, (len(lines), *shape))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(folder / ARRAY)
+        write_file(folder / INDEX, lines)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return TextStore.open(folder)
+
+
+def _header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """The array's description. NumPy leaves room for any first number, so that it can be written again when the rows are counted."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
 
 
 def _sha(text: str) -> str:
