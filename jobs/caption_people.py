@@ -25,7 +25,6 @@ from jobs.caption_videos import Image
 from shards.errors import InputError
 from shards.manifest import sha256_of
 
-
 SIDE, CONFIDENCE, PERSON = 640, 0.25, 0
 """Letter-box in pixels, least confidence and the class of persons: as the paper has them."""
 DETECTOR = "yolov5mu"
