@@ -4,8 +4,9 @@ Decoding is greedy, in batches that are padded on the left. Nothing is downloade
 (jobs/assets.py), or in the hub's cache."""
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,6 @@ class TransformersCaptioner:
     hidden: bool = False
     provenance: str = "vlm"
     sees: Literal["strip"] = "strip"
-    halved: list[str] = field(default_factory=list)  # what was halved, in words
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +131,7 @@ class TransformersCaptioner:
                 "--model, or a device with more memory"
             )
         self.batch = max(1, strips // 2)
-        self.halved.append(f"{strips} strips did not fit in the memory of {self.device}: {self.batch} at a time from now on")
+        print(f"{strips} strips did not fit in the memory of {self.device}: {self.batch} at a time from now on", file=sys.stderr)
 
 
 def transformers_captioner(
