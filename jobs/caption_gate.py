@@ -22,18 +22,13 @@ FLAGS = ("empty", "refusal", "repeated phrase", "copy of the prompt", "wrong lan
 class Limits:
     """What a caption may be, and which share of a set may be worse.
 
-    max_flagged      share of captions with a flag after the last prompt
-    max_duplicates   share of captions that repeat the commonest one. (Of ten actions each tenth caption may well be the same; that most are
-                     equal to some other one is no fault in a large set.)
-    max_errors       share of clips without caption: unreadable videos, an endpoint that gave up
-    max_tokens       CLIP tokens between start and end
-    multilingual     the text tower reads other languages than English: no caption has a wrong one"""
+    Copies are held against a set only where one text is everywhere: of ten actions each tenth caption may well be the same."""
 
-    max_flagged: float = 0.05
-    max_duplicates: float = 0.25
-    max_errors: float = 0.02
-    max_tokens: int = 75
-    multilingual: bool = False
+    max_flagged: float = 0.05  # share of captions with a flag after the last prompt
+    max_duplicates: float = 0.25  # share of captions that repeat the commonest one
+    max_errors: float = 0.02  # share of clips without caption: unreadable videos, an endpoint that gave up
+    max_tokens: int = 75  # CLIP tokens between start and end
+    multilingual: bool = False  # the text tower reads other languages than English: none is wrong
 
 
 @dataclass(frozen=True)
@@ -117,6 +112,11 @@ WRITTEN = re.compile(
 )
 
 
+def refuses(text: str) -> bool:
+    """Whether these words decline to describe."""
+    return bool(REFUSAL.search(text))
+
+
 def flags(text: str, prompt: str, tokens: int, limits: Limits) -> tuple[str, ...]:
     """What is wrong with a cleaned caption: names out of FLAGS, in that order; none for a good one.
 
@@ -125,7 +125,7 @@ def flags(text: str, prompt: str, tokens: int, limits: Limits) -> tuple[str, ...
     if not any(character.isalpha() for character in text):
         return ("empty",)
     checks = {
-        "refusal": bool(REFUSAL.search(text)),
+        "refusal": refuses(text),
         "repeated phrase": _repeats(text, said),
         "copy of the prompt": _copies(said, words(prompt)),
         "wrong language": _garbled(text) or (not limits.multilingual and _foreign(text, said)),
