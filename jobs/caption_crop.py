@@ -1,8 +1,8 @@
 """What to crop from each frame of a clip, from the boxes of the persons in it: pure functions on boxes.
 
 The main person is the one that is large and stays near itself from frame to frame; somebody whose box meets the main person's and who is
-not much smaller takes part, and both are cropped together. All crops of a clip have one size, so that sitting down or coming nearer stays
-visible, and they follow a smoothed path.
+not much smaller takes part, and both are cropped together. All crops of a clip have one size, so that what a body does stays visible; they
+stand still if they can, and otherwise follow a smoothed path.
 """
 
 import math
@@ -30,6 +30,8 @@ TAKES_PART = 0.5
 """Least height of somebody who takes part, as a share of the main person's; people in the background are smaller."""
 NARROWEST = 0.25
 """Least width of a crop as a share of its height, and least height as a share of its width."""
+STEADY = 1.35
+"""A crop stands still if that makes it at most so much larger."""
 _JUMP = 1.5
 """What it costs to move by one body height between two frames; the largest person of the clip, surely there, is worth 1 per frame."""
 _CROWD = 20
@@ -126,13 +128,17 @@ def filled(track: Track) -> NDArray[np.float64]:
 
 
 def windows(boxes: NDArray[np.float64], margin: float, width: int, height: int) -> tuple[Box, ...]:
-    """Crops of one size, as large as the largest of boxes [T,4] with its margin, around their smoothed middles; they hold their box and
-    lie within the frame."""
-    grown = boxes + np.array([-margin, -margin, margin, margin])
-    sizes = (grown[:, 2:] - grown[:, :2]).max(0)
+    """Crops of one size within the frame, each with its box of boxes [T,4] and, where the frame has room, the margin.
+
+    Across and down apart: where all boxes together need little more than the largest one the crop stands still, so that a jump and
+    sitting down are seen as such; otherwise it is as large as the largest and follows the smoothed middles."""
+    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
+    largest, all_of_them = (high - low).max(0), high.max(0) - low.min(0)
+    still = all_of_them <= STEADY * largest
+    sizes = np.where(still, all_of_them, largest)
     sizes = np.maximum(sizes, NARROWEST * sizes[::-1])
     w, h = (min(math.ceil(size), most) for size, most in zip(sizes, (width, height)))
-    middles = smoothed((boxes[:, :2] + boxes[:, 2:]) / 2)
+    middles = np.where(still, (low.min(0) + high.max(0)) / 2, smoothed((low + high) / 2))
     out: list[Box] = []
     for (x, y), (x1, y1, x2, y2) in zip(middles, boxes):
         left = round(min(max(min(max(x - w / 2, x2 - w), x1), 0), width - w))

@@ -56,6 +56,17 @@ def camera(number: int, setup: int) -> Camera:
     return Camera(YAW[number], height, distance, tilt=float(np.rad2deg(np.arctan2(height - 0.95, distance))))
 
 
+COLOUR_WIDTH, COLOUR_HEIGHT, COLOUR_FOCUS = 1920, 1080, 1060.0
+"""Pixels of the colour camera, and its focal length in pixels."""
+
+
+def colour_pixels(xyz: Array) -> Array:
+    """[...,2] x, y in the colour camera's picture of points [...,3] in camera axes. The picture is a mirror image, as the sensor gives it:
+    x grows to the camera's left."""
+    ray = xyz[..., :2] / np.maximum(xyz[..., 2:], 0.3) * np.array([1, -1])
+    return np.asarray(COLOUR_FOCUS * (ray + (0.05, 0)) + (925.0, 566.0))
+
+
 def observe(joints: Array, view: Camera, rng: np.random.Generator) -> Recording:
     """What the camera records of joints [T,M,25,3] on the stage: jitter that lasts, most at hands and feet and on the hidden side;
     frames without anybody, a body that is gone for a while, slots that change places, a short-lived third body."""
@@ -160,7 +171,7 @@ def _recording(
     ray = xyz[..., :2] / np.maximum(xyz[..., 2:], 0.3) * np.array([1, -1])
     joints[..., :3] = xyz
     joints[..., 3:5] = 365.5 * ray + (257.0, 207.5)
-    joints[..., 5:7] = 1060.0 * (ray + (0.05, 0)) + (925.0, 566.0)
+    joints[..., 5:7] = colour_pixels(xyz)
     joints[..., 7:11] = _orientations(xyz)
     joints[..., 11] = state
     flags = np.zeros((len(frame), _FLAGS), np.int64)

@@ -15,13 +15,14 @@ import numpy as np
 
 from shards.actions import ACTIONS
 from shards.errors import InputError
-from shards.kinect import YAW, camera, observe, skeleton_text
+from shards.kinect import YAW, Camera, camera, observe, skeleton_text
 from shards.manifest import sync_folder
 from shards.performance import Performance, Performer, draw_manner, draw_performer, perform
 from shards.wording import caption
 from shards.workers import each
 
 FOLDER = "nturgb+d_skeletons"
+VIDEOS = "videos"
 SETUPS = 4
 
 README = """Synthetic skeleton clips in the layout of NTU RGB+D raw files.
@@ -35,6 +36,10 @@ classes.json         names of the classes, in the order of their numbers
 about.json           what readers need to know beside the names
 Made with seed {seed}: {subjects} performers, {actions} classes, {repetitions} repetitions, cameras {cameras}.
 """
+VIDEO_README = """
+videos/              one rendered video per clip: the figures without the camera's noise, frame by frame as in the .skeleton file
+boxes.jsonl          the boxes of all figures in each frame of each video
+"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Plan:
     cameras: tuple[int, ...]
     actions: int
     frames: tuple[int, int]
+    videos: bool = False
 
     @property
     def takes(self) -> int:
@@ -62,12 +68,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Writing:
-    """The work of one take: its files into `folder`; gives (key, caption) per camera."""
+    """The work of one take: its files into `folder`; gives (key, caption, lines of boxes) per camera."""
 
     plan: Plan
     folder: Path
 
-    def __call__(self, take: int) -> list[tuple[str, str]]:
+    def __call__(self, take: int) -> list[tuple[str, str, str]]:
         subject, action, repetition = self.plan.numbers(take)
         done = performance(self.plan.seed, subject, action, repetition, self.plan.frames)
         setup = setup_of(subject)
@@ -76,9 +82,19 @@ class Writing:
             key = f"S{setup:03d}C{number:03d}P{subject:03d}R{repetition:03d}A{action:03d}"
             rng = _generator(self.plan.seed, "view", subject, action, repetition, number)
             text = skeleton_text(observe(done.joints, camera(number, setup), rng))
-            _write(self.folder / f"{key}.skeleton", text, newline="\r\n")
-            said.append((key, caption(done, rng)))
+            _write(self.folder / FOLDER / f"{key}.skeleton", text, newline="\r\n")
+            lines = self._video(key, subject, done, camera(number, setup)) if self.plan.videos else ""
+            said.append((key, caption(done, rng), lines))
         return said
+
+    def _video(self, key: str, subject: int, done: Performance, view: Camera) -> str:
+        """Writes the video of a clip; gives its boxes, a line per frame."""
+        from shards import render  # FFmpeg is needed by nothing else here
+
+        looks = tuple(render.look(subject + 3 * i) for i in range(done.joints.shape[1]))
+        _write_bytes(self.folder / VIDEOS / f"{key}.avi", render.video(done.joints, view, looks, setup_of(subject)))
+        found = [[[*person, 1.0] for person in frame] for frame in render.boxes(done.joints, view).round(1).tolist()]
+        return "".join(json.dumps({"key": key, "frame": t, "boxes": people}) + "\n" for t, people in enumerate(found))
 
 
 def write_synthetic(
@@ -91,13 +107,15 @@ def write_synthetic(
     frames: tuple[int, int] = (40, 90),
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    videos: bool = False,
 ) -> int:
     """Write the set into the new folder `out` (complete or absent) and give the number of clips.
 
-    actions: the first so many classes; frames: fewest and most per clip; progress: called with clips written and clips in all.
+    actions: the first so many classes; frames: fewest and most per clip; progress: called with clips written and clips in all;
+    videos: rendered ones in OUT/videos too, with the boxes of all figures in OUT/boxes.jsonl (needs the `caption` extra).
     InputError when `out` exists, cannot be written, or a number is out of range.
     """
-    plan = Plan(seed, subjects, repetitions, tuple(cameras), actions, frames)
+    plan = Plan(seed, subjects, repetitions, tuple(cameras), actions, frames, videos)
     _check(plan)
     out = Path(out)
     if out.exists():
@@ -156,10 +174,14 @@ def _check(plan: Plan) -> None:
 
 def _fill(folder: Path, plan: Plan, jobs: int, progress: Callable[[int, int], None] | None) -> int:
     (folder / FOLDER).mkdir()
+    if plan.videos:
+        (folder / VIDEOS).mkdir()
     total = plan.takes * len(plan.cameras)
     captions: dict[str, str] = {}
-    for _, said in each(Writing(plan, folder / FOLDER), plan.takes, jobs):
-        captions.update(said)
+    boxes: dict[str, str] = {}
+    for _, said in each(Writing(plan, folder), plan.takes, jobs):
+        captions.update((key, text) for key, text, _ in said)
+        boxes.update((key, lines) for key, _, lines in said)
         if progress is not None:
             progress(len(captions), total)
     names = [action.name for action in ACTIONS[: plan.actions]]
@@ -169,16 +191,23 @@ def _fill(folder: Path, plan: Plan, jobs: int, progress: Callable[[int, int], No
     _write(folder / "about.json", json.dumps({"benchmark": "synthetic", "classes": names, "provenance": "program"}) + "\n")
     said_cameras = ", ".join(map(str, plan.cameras))
     facts = {"folder": FOLDER, "seed": plan.seed, "subjects": plan.subjects, "actions": plan.actions, "repetitions": plan.repetitions}
-    _write(folder / "README.txt", README.format(**facts, cameras=said_cameras))
+    _write(folder / "README.txt", README.format(**facts, cameras=said_cameras) + (VIDEO_README if plan.videos else ""))
+    if plan.videos:
+        _write(folder / "boxes.jsonl", "".join(boxes[key] for key in sorted(boxes)))
+        sync_folder(folder / VIDEOS)
     sync_folder(folder / FOLDER)
     sync_folder(folder)
     return total
 
 
 def _write(path: Path, text: str, newline: str = "\n") -> None:
+    _write_bytes(path, text.replace("\n", newline).encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
     """To the disk itself, since the folder's rename says that all is there."""
-    with path.open("w", newline=newline) as file:
-        file.write(text)
+    with path.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
