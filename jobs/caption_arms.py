@@ -79,7 +79,7 @@ def hands_held(figure: Figure) -> str:
         left, right = still["left"], still["right"]
         if left.where == right.where:
             return f"both hands {left.where}"
-        if left.kind == right.kind:
+        if left.kind == right.kind and left.kind != "head":
             return f"both hands {_height_words(left, right) or left.where}"
     return next((f"the {side} hand {place.where}" for side, place in still.items()), "") if len(still) == 1 else ""
 
@@ -124,17 +124,23 @@ def _level(up: float) -> str:
 
 
 def _at_head(head: Array, up: float) -> Place:
-    """Beside, before or behind it; head: [3] from head to hand, level (outward, up, ahead)."""
-    near = float(np.linalg.norm(head))
-    if head[2] < -0.12:
+    """Beside, before or behind it; head: [3] from head to hand, level (outward, up, ahead), in arms' lengths (0.25 is a head's width)."""
+    near, out, ahead = float(np.linalg.norm(head)), abs(float(head[0])), float(head[2])
+    if ahead < -0.12 and ahead < -0.5 * out:
         return Place("head", "behind the head", "back behind the head", up)
-    if head[2] > 0.85 * abs(head[0]):
+    if out < 0.26 or (ahead > 1.1 * out and out < 0.4):
         return (
             Place("face", "at the mouth", "up to the mouth", up)
-            if near < 0.62
+            if near < 0.6
             else Place("face", "in front of the face", "in front of the face", up)
         )
-    return Place("head", "at the ear", "up to the ear", up) if near < 0.52 else Place("head", "beside the head", "up beside the head", up)
+    if out < 0.45:
+        return Place("head", "at the ear", "up to the ear", up)
+    return (
+        Place("head", "beside the head", "up beside the head", up)
+        if out < 0.62
+        else Place("high", "out beside the head", "up and out beside the head", up)
+    )
 
 
 def _stretched(out: float, up: float, ahead: float) -> Place:
@@ -162,7 +168,7 @@ def _beats(figure: Figure, side: str, path: Array) -> Repetition | None:
     frames = slice(found.start, found.stop)
     others = np.delete(np.quantile(path[frames], 0.95, axis=0) - np.quantile(path[frames], 0.05, axis=0), found.axis)
     least = 0.35 if hand_place(figure, side, frames).resting else 0.17 if found.count < 3 else 0.14
-    return found if found.width > max(least, 0.8 * float(others.max())) else None
+    return found if found.width > max(least, 0.7 * float(others.max())) else None
 
 
 def _again(figure: Figure, beats: Sequence[tuple[str, Repetition]]) -> list[Event]:
@@ -334,13 +340,13 @@ def _against(figure: Figure) -> list[tuple[Repetition, Event]]:
     between = smooth(figure.level(figure.hand("right") - figure.hand("left")), 1.0) / figure.arm
     apart = np.linalg.norm(between, axis=1)
     raised = np.minimum(*(_raised(figure, side) for side in SIDES)) > -0.75
-    near = np.flatnonzero((apart < 0.75) & raised)
+    near = np.flatnonzero((apart < 0.95) & raised)
     if len(near) < 8:
         return []
     start, stop = int(near[0]), int(near[-1]) + 1
-    claps, rubs = repetition(apart[start:stop, None], 0.1), repetition(between[start:stop, 1:2], 0.1)
-    kind = claps if _size(claps) >= 0.8 * _size(rubs) else rubs
-    if kind is None or not _size(kind):
+    claps, rubs = repetition(between[start:stop, :1], 0.08), repetition(between[start:stop, 1:2], 0.08)
+    kind = claps if claps is not None and claps.width > 0.15 and (rubs is None or claps.width > 0.8 * rubs.width) else rubs
+    if kind is None or kind.width < (0.14 if kind.count < 3 else 0.11):
         return []
     again = replace(kind, start=start + kind.start, stop=start + kind.stop)
     frames = slice(again.start, again.stop)
@@ -348,10 +354,6 @@ def _against(figure: Figure) -> list[tuple[Repetition, Event]]:
     place = "in front of the " + ("face" if height > 0.05 else "chest" if height > -0.5 else "belly")
     doing = "moves both hands apart and together" if kind is claps else "slides the hands up and down against each other"
     return [(again, Event(again.start, again.stop, "both hands", f"{doing} {often(again.count)} {place}", 3.0))]
-
-
-def _size(found: Repetition | None) -> float:
-    return found.width * found.count if found is not None and found.width > 0.15 else 0.0
 
 
 def _raised(figure: Figure, side: str) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.caption_events import Event, number, often, spans, speed, way_long
-from jobs.caption_figures import FRAMES_PER_SECOND, SIDES, Array, Figure, angle, smooth, thigh
+from jobs.caption_figures import FRAMES_PER_SECOND, SIDES, Array, Figure, angle, bent, smooth, thigh
 from jobs.caption_moves import turning_points
 
 
@@ -28,7 +28,7 @@ def seated(figure: Figure) -> NDArray[np.bool_]:
     thighs = np.minimum(*(thigh(figure, side) for side in SIDES))
     feet = (figure.at("AnkleLeft") + figure.at("AnkleRight")) / 2
     behind = -figure.level((figure.at("SpineMid") + figure.at("SpineBase")) / 2 - feet)[:, 2] / figure.leg
-    return np.asarray((thighs > 45) & (behind > 0.24))
+    return np.asarray((thighs > 45) & (behind > 0.24) & (bent(figure) < 40))
 
 
 def _hips(figure: Figure) -> Array:
@@ -65,8 +65,8 @@ def _rises(figure: Figure) -> list[Event]:
             words = "bends the knees, lowers the hips backward and sits down" + (" and stands up again" if up_again else "")
             events.append(Event(a, b, "body", words, 4.5))
         elif hips[b] < hips[a] and hips[a] - hips[b] > 0.16:
-            deep = "deeply " if hips[b] < 0.62 else ""
-            words = _astride(figure, b) or f"squats {deep}with both knees bent"
+            deep = "deeply" if hips[b] < 0.62 else "halfway" if hips[b] < 0.76 else "a little"
+            words = _astride(figure, b) or f"squats {deep} with both knees bent"
             events.append(Event(a, b, "body", words + (" and comes up again" if up_again else ""), 3.8))
         elif i == 0 and hips[b] > hips[a] and float(sits[: a + 4].mean()) > 0.5:
             events.append(Event(a, b, "body", "rises from a seat, straightens the knees and stands up", 4.5))
@@ -162,7 +162,7 @@ def _lifts(figure: Figure) -> list[Event]:
         if found:
             a, b = max(found, key=lambda span: float(heights[side][span[0] : span[1]].max()))
             events.append(_lift(figure, side, max(a - 6, 0), min(b + 6, figure.frames), len(found)))
-    return events
+    return [event for event in events if event.weight > 2.3]
 
 
 def _lift(figure: Figure, side: str, a: int, b: int, count: int) -> Event:

@@ -46,7 +46,7 @@ def way_long(metres: float) -> str:
 
 def pace(metres_per_second: float) -> str:
     """An adverb for the highest speed of a hand or foot; none for usual ones."""
-    return "fast" if metres_per_second > 2.6 else "slowly" if metres_per_second < 0.7 else ""
+    return "fast" if metres_per_second > 3.2 else "slowly" if metres_per_second < 0.7 else ""
 
 
 def speed(x: Array, start: int, stop: int) -> float:

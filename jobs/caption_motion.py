@@ -153,10 +153,10 @@ def _pair(people: Sequence[Figure]) -> str:
     else:
         stance = "they are turned to different sides"
     start, end = float(distance[: max(len(distance) // 8, 1)].mean()), float(distance[-max(len(distance) // 8, 1) :].mean())
-    if end < start - 0.25:
-        return f"{stance} and come closer, from {_apart(start)} to {_apart(end)}"
-    if end > start + 0.25:
-        return f"{stance} and move apart, from {_apart(start)} to {_apart(end)}"
+    if abs(end - start) > 0.25:
+        change = "come closer" if end < start else "move apart"
+        ends = f"from {_apart(start)} to {_apart(end)}" if _apart(start) != _apart(end) else f"about {_apart(end)}"
+        return f"{stance} and {change}, {ends}"
     return f"{stance}, {_apart(float(np.median(distance)))} apart{_touch(a, b)}"
 
 

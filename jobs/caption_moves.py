@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 
 # A repetition: at least so many swings to or fro, the narrowest and the quickest at least such a share of the widest and slowest (with
 # only three swings more alike than with more), none longer or shorter than so many frames.
-_SWINGS, _LIKE, _LIKE_THREE, _SLOWEST, _QUICKEST = 3, 0.4, 0.6, 45, 3
+_SWINGS, _LIKE, _LIKE_THREE, _SLOWEST, _QUICKEST = 3, 0.4, 0.5, 45, 3
 
 
 @dataclass(frozen=True)
