@@ -52,46 +52,41 @@ def tokenizer(special: tuple[str, ...], named: dict[str, str] | None = None) -> 
     return made
 
 
-def tiny_ovis2(folder: Path, seed: int = 0, width: int = 64, layers: int = 2, spread: float = 0.5) -> Path:
+def tiny_ovis2(folder: Path, seed: int = 0, spread: float = 0.5) -> Path:
     """Ovis2 with 4 visual tokens per tile, as `from_pretrained` reads it. spread: deviation of the language model's weights; at 0.02, as
     in training, it repeats one token for ever. -> folder"""
     mend_torchvision()
-    from transformers import Ovis2Config, Ovis2ForConditionalGeneration, Ovis2ImageProcessor, Ovis2Processor, Ovis2VisionConfig, Qwen2Config
+    from transformers import Ovis2ForConditionalGeneration
+
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config, processor = ovis2(TILE, {**shape, "num_key_value_heads": 2}, {**shape, "vocab_size": 128}, spread)
+    processor.save_pretrained(folder)
+    return save(Ovis2ForConditionalGeneration, config, processor.tokenizer, folder, seed)
+
+
+def ovis2(tile: int, text: dict[str, Any], vision: dict[str, Any], spread: float) -> tuple[Any, Any]:
+    """Configuration and processor of an Ovis2 whose tiles have a side of `tile` pixels, a multiple of 28. A larger vocabulary than the
+    tokenizer's may be named in `text`."""
+    mend_torchvision()
+    import transformers as hf
 
     words = tokenizer(("<image>", "<IMG_ATOM>", *INDICATORS))
     template = TEMPLATE.replace("IMAGE", "<image>")
-    pictures = Ovis2ImageProcessor(crop_to_patches=True, max_patches=9, size={"height": TILE, "width": TILE})
-    Ovis2Processor(image_processor=pictures, tokenizer=words, chat_template=template, image_seq_length=SEQUENCE).save_pretrained(folder)
-    text = Qwen2Config(
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        **of_words(words, spread),
-    )
-    vision = Ovis2VisionConfig(
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        image_size=TILE,
-        vocab_size=128,
-        hidden_stride=STRIDE,
-        initializer_range=0.2,
-    )
+    pictures = hf.Ovis2ImageProcessor(crop_to_patches=True, max_patches=9, size={"height": tile, "width": tile})
+    length = (tile // 14 // STRIDE) ** 2
+    processor = hf.Ovis2Processor(image_processor=pictures, tokenizer=words, chat_template=template, image_seq_length=length)
+    language = hf.Qwen2Config(**{"max_position_embeddings": 4096, **of_words(words, spread), **text})
     atom, *indicators = (int(words.convert_tokens_to_ids(name)) for name in ("<IMG_ATOM>", *INDICATORS))
-    config = Ovis2Config(
-        text_config=text,
-        vision_config=vision,
+    config = hf.Ovis2Config(
+        text_config=language,
+        vision_config=hf.Ovis2VisionConfig(**{"image_size": tile, "hidden_stride": STRIDE, "initializer_range": 0.2, **vision}),
         image_token_id=atom,
         visual_indicator_token_ids=indicators,
-        vocab_size=len(words),
-        hidden_size=width,
-        tie_word_embeddings=False,
+        vocab_size=language.vocab_size,
+        hidden_size=language.hidden_size,
+        tie_word_embeddings=language.tie_word_embeddings,
     )
-    return save(Ovis2ForConditionalGeneration, config, words, folder, seed)
+    return config, processor
 
 
 def tiny_deepseek_vl(folder: Path, seed: int = 0, hybrid: bool = True) -> Path:
