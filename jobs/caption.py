@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jobs import assets
 from jobs import caption_slices as slices
 from jobs.caption_batch import Look, ahead, describe, npy
 from jobs.caption_clips import Chosen, choose
@@ -28,7 +29,7 @@ GATHER = "gather"  # the part that comes after all slices
 REPORT, REFUSED = "report.json", "refused.jsonl"
 OWN = ("motion", "import", "endpoint")  # captioners that are no model on this machine; every other name is one
 BATCHES = {"motion": 64, "import": 256, "endpoint": 32}  # clips at once where nobody says how many
-MODEL_BATCH, GROUP = 8, 4  # strips that a model takes at once; batches that are formed together, so that strips of one shape meet
+MODEL_BATCH, GROUP = 8, 4  # strips that a model takes at once; batches that are asked together, so that strips of one shape meet
 
 Progress = Callable[[int, int], None]
 
@@ -59,6 +60,7 @@ class Caption:
     hidden: bool = False  # also keep the model's own features of what it writes
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
+    assets: Path | None = None  # folder of weights (launch/fetch_assets.py); default: $ACSAR_ASSETS, or ~/.cache/acsar
     slice: int = 500  # clips of a slice: what one job does between two loads of the model
     gate: Literal["fail", "report"] = "fail"  # report: captions worse than the limits are kept, and the report says so
     limits: Limits = field(default_factory=Limits)  # of the quality gate
@@ -101,9 +103,26 @@ class Caption:
         """Whether a model runs here, so that a GPU is worth asking for."""
         return self.name not in OWN
 
+    def check_weights(self) -> None:
+        """InputError that lists all weights that this job needs and that are not there, one line each. Nothing is loaded."""
+        wanted = {}
+        if self.sees == "strip" and self.boxes is None and self.detector != "none":
+            wanted["detector"] = self.detector
+        if self.on_device:
+            from jobs.caption_vlm import DEFAULTS
+
+            wanted[f"captioner {self.name}"] = self.model or DEFAULTS.get(self.name, self.name)
+        if self.assets is not None:
+            os.environ[assets.VARIABLE] = str(self.assets)  # where everybody looks from here on
+        assets.require(wanted)
+
     def plan(self) -> tuple[slices.Plan, list[str]]:
-        """Write OUT/plan.jsonl, or find it; and what was chosen, in lines. InputError for another configuration in OUT."""
+        """Write OUT/plan.jsonl, or find it; and what was chosen, in lines.
+
+        InputError for another configuration in OUT, and for weights that are missing."""
         chosen = self.chosen()
+        if not (self.out / slices.PLAN).is_file() or slices.read_plan(self.out).unfinished:
+            self.check_weights()
         return slices.write_plan(self.out, self.configuration(), self.entries(chosen), self.slice), chosen.lines
 
     def chosen(self) -> Chosen:
@@ -302,7 +321,7 @@ class Work:
         self._load()
         assert self.captioner is not None and self.looks is not None
         job, see, count = self.job, self.looks, _counter()
-        size = batch_of(job) * (GROUP if job.on_device else 1)
+        size = batch_of(job) * (GROUP if job.sees == "strip" else 1)
         wanted = prompts(job.prompts) if job.sees == "strip" else ()
         batches = [todo[at : at + size] for at in range(0, len(todo), size)]
         for looks in ahead(batches, lambda batch: [see(entry) for entry in batch]):
@@ -318,6 +337,7 @@ class Work:
     def _load(self) -> None:
         if self.captioner is None:
             began = time.perf_counter()
+            self.job.check_weights()
             self.captioner, self.looks = captioner_of(self.job), Looks.of(self.job)
             self.load_s = time.perf_counter() - began
 
@@ -356,7 +376,12 @@ def detector_of(job: Caption) -> Any:
 
     if job.boxes is not None:
         return people.injected(_given(job.boxes, "--boxes"))
-    return people.whole() if job.detector == "none" else people.yolo(job.detector, job.device)
+    if job.detector == "none":
+        return people.whole()
+    import torch
+
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if job.device == "auto" else job.device
+    return people.yolo(job.detector, device)
 
 
 def published_keys(captioner: Captioner) -> list[str]:

@@ -163,7 +163,9 @@ def _without(facts: Facts, host: str) -> tuple[str, list[str], str]:
     out = [*facts.left_out, host]
     others = [name for name in facts.usable if name not in out]
     sentence = f"{host} failed {STRIKES} times at the start"
-    if len(others) >= len(facts.nodes) and "_" not in facts.job:  # an element of an array has no submission of its own
+    if "_" in facts.job:  # an element of an array has no submission of its own
+        return "requeue", [], f"{sentence}: Slurm starts this element again, elsewhere where it can"
+    if len(others) >= len(facts.nodes):
         return "resubmit", [host], f"{sentence}: a new job without it"
     rest = len([name for name in facts.nodes if name not in out])
     world = next((world for world in range(rest * facts.tasks_per_node, 0, -1) if facts.batch and facts.batch % world == 0), 0)

@@ -23,7 +23,7 @@ import tyro
 
 from jobs import InputError
 from jobs.caption import GATHER, Caption
-from jobs.caption_slices import Plan
+from jobs.caption_slices import PLAN, Plan, progress
 from jobs.stages import write_job
 from jobs.targets import default_runs
 from launch.cli import finish, parse, print_json
@@ -111,7 +111,7 @@ def asked_of(job: Caption, profile: Profile) -> Shape:
 
 
 def foretold(command: Command, job: Caption) -> int:
-    """Say what would be done; nothing is written."""
+    """Say what would be done, and what is missing for it; nothing is written."""
     chosen = job.chosen()
     count = -(-len(chosen.keys) // job.slice)
     here = not on_slurm(command.where.cluster)
@@ -123,6 +123,9 @@ def foretold(command: Command, job: Caption) -> int:
         + (f", prompts {' then '.join(job.prompts)}" if job.sees == "strip" else ""),
         f"captions: {job.out / 'captions.jsonl'}",
     ]
+    if (job.out / PLAN).is_file():
+        done = progress(job.out)
+        lines.append(f"done already: {done.done} of {done.total} clips")
     if command.where.json:
         print_json({"clips": len(chosen.keys), "slices": count, "captioner": job.name, "lines": lines})
         return 0
@@ -134,6 +137,7 @@ def foretold(command: Command, job: Caption) -> int:
         )
     for line in lines:
         say(line)
+    job.check_weights()
     return 0
 
 
@@ -145,7 +149,9 @@ def run_of(job: Caption) -> Path:
 def rooted(job: Caption) -> Caption:
     """The job with paths that do not depend on the working directory."""
     found: dict[str, Any] = {
-        name: path.resolve() for name in ("out", "videos", "data", "keys", "captions", "boxes") if (path := getattr(job, name)) is not None
+        name: path.resolve()
+        for name in ("out", "videos", "data", "keys", "captions", "boxes", "assets")
+        if (path := getattr(job, name)) is not None
     }
     for name in ("model", "detector"):  # a name, or a file or folder
         said = getattr(job, name)

@@ -114,7 +114,7 @@ LEFT_OUT = {
     "a batch of twelve": (facts(**FAST, earlier=STRUCK, batch=12), "again --exclude=n3 --nodes=3 --ntasks=3"),
     "a spare": (facts(**FAST, earlier=STRUCK, usable=[*NODES, "n5"]), "resubmit n3"),
     "a second host": (facts(**FAST, earlier=STRUCK, left_out=["n1"], batch=2), "again --exclude=n1,n3 --nodes=2 --ntasks=2"),
-    "an element of an array": (facts(**FAST, earlier=STRUCK, usable=[*NODES, "n5"], batch=0, tag="7_4.0.1"), "stop 1"),
+    "an element of an array": (facts(**FAST, earlier=STRUCK, usable=[*NODES, "n5"], batch=0, tag="7_4.0.1"), "requeue"),
     "ZeRO 1": (facts(**FAST, earlier=STRUCK, zero=1), "stop 1"),
     "ZeRO 1, a spare": (facts(**FAST, earlier=STRUCK, zero=1, usable=[*NODES, "n5"]), "resubmit n3"),
     "progress since": (facts(**FAST, earlier=[*STRUCK, end("preempted", 0, 5)]), "again"),
