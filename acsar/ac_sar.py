@@ -26,11 +26,13 @@ class ACSARConfig(SCDNetConfig):
     text_hidden: int = 0  # width between the two linear layers over the tokens; the paper does not say, 0 means `out`
     interaction: Interaction = "film"  # film: captions are modulated by their skeleton; none: contrasted as they are
     duplicate_text: DuplicateText = "paper"  # equal captions of a batch: negatives of each other, sharing the target, or left out
-    mask_padding: bool = False  # tokens whose features are all zero count as zero
+    mask_padding: bool = False  # positions after a caption's end token count as zero; false: as the text tower gives them
 
 
 class ACSAR(SCDNet):
-    """SCD-Net's losses and "text" = weight * L_cross (eq. 13). Training needs Batch.text; encode and project do not."""
+    """SCD-Net's losses and "text" = weight * L_cross (eq. 13). Training needs Batch.text; encode and project do not.
+
+    Samples without caption (Batch.has_text) take part in all but L_cross, which is the mean over those that have one."""
 
     needs_text = True
     config: ACSARConfig
@@ -46,17 +48,20 @@ class ACSAR(SCDNet):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         text = _text(batch)
         losses, z_g = self.contrast(*self.views(batch))
-        losses["text"] = self.config.weight * self.cross(z_g, self.text.embed(text), batch.text_id)
+        embedded = self.text.embed(text, batch.text_tokens)
+        losses["text"] = self.config.weight * self.cross(z_g, embedded, batch.text_id, has_text=batch.has_text)
         return losses
 
-    def cross(self, z_g: Tensor, embedded: Tensor, text_id: Tensor | None, across_ranks: bool = True) -> Tensor:
+    def cross(
+        self, z_g: Tensor, embedded: Tensor, text_id: Tensor | None, across_ranks: bool = True, has_text: Tensor | None = None
+    ) -> Tensor:
         """L_cross (eq. 8-12) of global features [b,out] before normalisation and embedded captions [b,out]; before its weight."""
         modulated = normalise(self.text.modulate(embedded, z_g))
         c = self.config
-        return text_contrast(normalise(z_g), modulated, c.tau_cross, text_id, c.duplicate_text, across_ranks)
+        return text_contrast(normalise(z_g), modulated, c.tau_cross, text_id, c.duplicate_text, across_ranks, has_text)
 
     def report(self, batch: Batch) -> dict[str, float]:
-        """On samples that were not trained on, of this process alone:
+        """On samples that were not trained on, of this process alone; those without caption are left out of all of it:
 
         text_reliance          L_cross with exchanged captions minus L_cross with the true ones; nan with fewer than two distinct captions
         text_reliance_share    the same as a share of ln(number of samples compared)
@@ -64,20 +69,28 @@ class ACSAR(SCDNet):
         equal_captions         share of the samples whose caption another one has too"""
         text = _text(batch)
         text_id = _ids(text) if batch.text_id is None else batch.text_id
-        rows, partners = exchange(text_id, batch.draws)
+        known = torch.arange(len(text), device=text.device) if batch.has_text is None else batch.has_text.nonzero()[:, 0]
+        if len(known) == 0:
+            return dict.fromkeys(("text_reliance", "text_reliance_share", "text_reliance_covered", "equal_captions"), math.nan)
+        rows, partners = (known[chosen] for chosen in exchange(text_id[known], batch.draws[known]))
+
+        def tokens(chosen: Tensor) -> Tensor | None:
+            return None if batch.text_tokens is None else batch.text_tokens[chosen]
+
         value = math.nan
         if len(rows) > 1:
             with evaluating(self):
                 z_g = self.project(batch.joints[rows], batch.frames[rows])["g"]
                 true, exchanged = (
-                    self.cross(z_g, self.text.embed(text[chosen]), text_id[chosen], across_ranks=False) for chosen in (rows, partners)
+                    self.cross(z_g, self.text.embed(text[chosen], tokens(chosen)), text_id[chosen], across_ranks=False)
+                    for chosen in (rows, partners)
                 )
                 value = float(exchanged - true)
         return {
             "text_reliance": value,
             "text_reliance_share": value / math.log(len(rows)) if len(rows) > 1 else math.nan,
-            "text_reliance_covered": len(rows) / len(text_id),
-            "equal_captions": equal_captions(text_id),
+            "text_reliance_covered": len(rows) / len(known),
+            "equal_captions": equal_captions(text_id[known]),
         }
 
 

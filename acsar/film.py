@@ -14,7 +14,7 @@ class TextBranch(nn.Module):
     Per token a linear map D -> 1, then over the L tokens a linear map to `hidden`, ReLU, a linear map to `out` (eq. 5); then
     gamma(q_g) * text + beta(q_g) with linear gamma and beta (eq. 8), or with interaction="none" the text as it is.
     The paper does not say how wide the hidden layer is, nor what happens to padding: `hidden` is `out` unless said otherwise, and with
-    mask_padding the tokens whose features are all zero count as zero (features without zeroed padding are not changed by it)."""
+    mask_padding the positions after the end token count as zero (where it is not known, those whose features are all zero)."""
 
     def __init__(self, tokens: int, features: int, out: int, hidden: int, interaction: Interaction, mask_padding: bool) -> None:
         super().__init__()
@@ -25,11 +25,13 @@ class TextBranch(nn.Module):
         self.gamma = nn.Linear(out, out) if interaction == "film" else None
         self.beta = nn.Linear(out, out) if interaction == "film" else None
 
-    def forward(self, text: Tensor, q_g: Tensor) -> Tensor:
-        return self.modulate(self.embed(text), q_g)
+    def forward(self, text: Tensor, q_g: Tensor, valid: Tensor | None = None) -> Tensor:
+        return self.modulate(self.embed(text, valid), q_g)
 
-    def embed(self, text: Tensor) -> Tensor:
-        """Eq. 5: [B,L,D] of any float type -> [B,out]. Raises ValueError when L or D is not what the branch was built for."""
+    def embed(self, text: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Eq. 5: [B,L,D] of any float type -> [B,out]; `valid` [B] is Batch.text_tokens, which mask_padding looks at.
+
+        Raises ValueError when L or D is not what the branch was built for."""
         tokens, features = self.first.in_features, self.score.in_features
         if text.shape[1:] != (tokens, features):
             raise ValueError(
@@ -37,7 +39,7 @@ class TextBranch(nn.Module):
             )
         words = self.score(text.to(self.score.weight.dtype)).squeeze(2)
         if self.mask_padding:
-            words = words * text.any(2)
+            words = words * _present(text, valid)
         embedded: Tensor = self.second(self.first(words).relu())
         return embedded
 
@@ -47,6 +49,15 @@ class TextBranch(nn.Module):
             return embedded
         modulated: Tensor = self.gamma(q_g) * embedded + self.beta(q_g)
         return modulated
+
+
+def _present(text: Tensor, valid: Tensor | None) -> Tensor:
+    """[B,L]: the first valid[i] positions of row i; where that is 0 or not told, those with any feature but zero."""
+    some = text.any(2)
+    if valid is None:
+        return some
+    positions = torch.arange(text.shape[1], device=text.device)
+    return torch.where(valid[:, None] > 0, positions < valid[:, None], some)
 
 
 @torch.no_grad()

@@ -22,6 +22,9 @@ class Batch:
     text    [B,L,D] float, or None: caption features
     text_id [B] int64, or None: equal captions have equal ids
     label   [B] int64, or None: only supervised methods may look
+    text_tokens [B] int64, or None: valid positions of the text, start and end among them; 0 where that is not known
+    has_text [B] bool, or None: which samples have a caption, where some of the training samples have none (their text is zero); None on
+            every rank, or on no rank
     """
 
     joints: Tensor
@@ -31,6 +34,8 @@ class Batch:
     text: Tensor | None = None
     text_id: Tensor | None = None
     label: Tensor | None = None
+    text_tokens: Tensor | None = None
+    has_text: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -46,6 +51,8 @@ class Batch:
             move(self.text),
             move(self.text_id),
             move(self.label),
+            move(self.text_tokens),
+            move(self.has_text),
         )
 
 

@@ -11,7 +11,7 @@ from acsar import draws
 from acsar.types import Batch
 from shards import protocols, stream
 from shards.errors import InputError
-from shards.stream import PackedSet, Record, Rows
+from shards.stream import PackedSet, Record, Rows, WhichCaption
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def without_text(packed: PackedSet) -> PackedSet:
     """The same set for methods that use no text: none of it is read or held."""
     plain = copy.copy(packed)
     plain.manifest = {**packed.manifest, "text": None}
-    plain.samples = [replace(record, text=None, text_id=None) for record in packed.samples]
+    plain.samples = [replace(record, text=None, text_id=None, tokens=0, more=()) for record in packed.samples]
     return plain
 
 
@@ -82,9 +82,10 @@ def batches(
     world: int,
     workers: int,
     device: torch.device,
+    captions: WhichCaption = "first",
 ) -> Iterator[Batch]:
     """This rank's rows of the global batches of steps first_step ... steps - 1, on the device."""
-    rows = stream.batches(packed, keys, size, seed, first_step, steps, rank=rank, world=world, workers=workers)
+    rows = stream.batches(packed, keys, size, seed, first_step, steps, rank=rank, world=world, workers=workers, captions=captions)
     for step, row in enumerate(rows, first_step):
         yield to_batch(row, seed, step // (len(keys) // size)).to(device)
 
@@ -99,21 +100,24 @@ def to_batch(rows: Rows, seed: int, epoch: int) -> Batch:
         keys=rows.keys,
         text=None if rows.text is None else torch.from_numpy(rows.text).float(),
         text_id=None if rows.text_id is None else torch.from_numpy(rows.text_id),
+        text_tokens=None if rows.text_tokens is None else torch.from_numpy(rows.text_tokens),
+        has_text=None if rows.has_text is None else torch.from_numpy(rows.has_text),
     )
 
 
 class EqualCaptions:
-    """The share of samples in a step's global batch whose caption another sample of it has too."""
+    """The share of a step's captions, over the global batch, that another sample of it has too; 0 where no sample has one."""
 
-    def __init__(self, entries: Sequence[Record], keys: Sequence[str], size: int, seed: int) -> None:
-        ids = {entry.key: entry.text_id for entry in entries}
-        self._keys, self._size, self._seed = sorted(keys), size, seed
-        self._ids = [ids[key] for key in self._keys]
+    def __init__(self, entries: Sequence[Record], keys: Sequence[str], size: int, seed: int, captions: WhichCaption = "first") -> None:
+        records = {entry.key: entry for entry in entries}
+        self._keys, self._size, self._seed, self._captions = sorted(keys), size, seed, captions
+        self._records = [records[key] for key in self._keys]
         self._epoch, self._order = -1, list[int]()
 
     def __call__(self, step: int) -> float:
         epoch, place = divmod(step, len(self._keys) // self._size)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, stream.epoch_order(self._keys, self._seed, epoch).tolist()
-        ids = [self._ids[i] for i in self._order[place * self._size : (place + 1) * self._size]]
-        return sum(ids.count(i) > 1 for i in ids) / len(ids)
+        rows = [self._records[i] for i in self._order[place * self._size : (place + 1) * self._size]]
+        ids = [stream.of_epoch(row, self._captions, self._seed, epoch).text_id for row in rows if row.text_id is not None]
+        return sum(ids.count(i) > 1 for i in ids) / max(1, len(ids))

@@ -68,6 +68,7 @@ class Pretrain:
     stop_after: int | None = None  # end early, resumable, after this many steps of the schedule
     init: str | None = None  # start from the weights of another run (RUNS/NAME or NAME) or of an encoder.safetensors
     aside: int | None = None  # training samples never trained on, for text_reliance; default one batch, at most a tenth; 0 = none
+    captions: Literal["first", "each-epoch"] = "first"  # of a sample that has several: the first, or another one each epoch
     allow_label_text: bool = False  # pretrain with texts that are a function of the class
     allow_large_queue: bool = False  # permit a queue longer than half the training set
     workers: int = 0  # prefetch threads; they never change the order
@@ -127,6 +128,7 @@ class Plan:
     drop_step: int  # from which the learning rate is a tenth
     provenance: str  # of the texts that are used; "" = none
     supervision: str  # "none", or "text-from-label" when texts are a function of the class or of the motion program
+    without_text: int = 0  # training samples without caption, which the text term leaves out
 
     @property
     def epochs(self) -> float:
@@ -168,7 +170,8 @@ def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> Non
         return
     config = read_json(folder.config)
     data = "content id of the data"
-    told = differences({**config["job"], data: config["facts"]["content_id"]}, {**encode(job), data: content_id})
+    then = {"captions": "first", **config["job"]}  # what runs did before there was a choice
+    told = differences({**then, data: config["facts"]["content_id"]}, {**encode(job), data: content_id})
     if told:
         raise InputError(f"{folder.path} belongs to another configuration: {told}; give another --name or the old values")
 
@@ -205,6 +208,7 @@ def _plan(job: Pretrain, packed: PackedSet, world: int) -> tuple[TrainingSet, Pl
             f"their own negatives; use --method.queue {len(data.keys) // 2} or less, or --allow-large-queue"
         )
     provenance = _provenance(job, packed)
+    without_text = _without_text(job, packed, data.keys) if provenance else 0
     return data, Plan(
         train=len(data.keys),
         aside=len(data.aside),
@@ -217,6 +221,7 @@ def _plan(job: Pretrain, packed: PackedSet, world: int) -> tuple[TrainingSet, Pl
         drop_step=round(job.drop_at * steps),
         provenance=provenance,
         supervision="text-from-label" if provenance in ("label", "program") else "none",
+        without_text=without_text,
     )
 
 
@@ -236,6 +241,17 @@ def _provenance(job: Pretrain, packed: PackedSet) -> str:
             "add --allow-label-text to do it anyway (the run is marked), or use recipe scdnet"
         )
     return text["provenance"]
+
+
+def _without_text(job: Pretrain, packed: PackedSet, keys: list[str]) -> int:
+    """How many of the training samples have no caption. Raises InputError when --captions asks for what the samples do not have."""
+    records = [packed.samples[packed.index[key]] for key in keys]
+    lacking = sum(record.text_id is None for record in records)
+    if lacking == len(records):
+        raise InputError(f"none of the {lacking} training samples of {job.data} has a caption; pack again with captions of them")
+    if job.captions == "each-epoch" and not any(record.more for record in records):
+        raise InputError(f"--captions each-epoch: no training sample of {job.data} has several captions; use --captions first")
+    return lacking
 
 
 @dataclass
@@ -320,6 +336,7 @@ class _Run:
             "skeleton": self.packed.manifest["skeleton"],
             "provenance": p.provenance,
             "supervision": p.supervision,
+            "without_text": p.without_text,
             "train": p.train,
             "aside": p.aside,
             "held_aside": p.held_aside,
@@ -344,7 +361,7 @@ class _Run:
             checkpoint.resume(engine, self.folder, start, schedule)
         packed = self.packed if method.needs_text else without_text(self.packed)
         evaluation = Evaluation(method, packed, self.data, job.seed, ranks.device)
-        equal = EqualCaptions(self.packed.samples, self.data.keys, job.batch_size, job.seed)
+        equal = EqualCaptions(self.packed.samples, self.data.keys, job.batch_size, job.seed, job.captions)
         where = (job.seed, start.step, p.steps, ranks.rank, ranks.world, job.workers, ranks.device)
         every = job.evaluate_every * p.steps_per_epoch
         cadence = Cadence(job.seed, job.batch_size, p.steps_per_epoch, job.save_every, every, job.stop_after or 0)
@@ -363,7 +380,7 @@ class _Run:
             evaluate(start.step)
         return train(
             engine,
-            batches(packed, self.data.keys, job.batch_size, *where),
+            batches(packed, self.data.keys, job.batch_size, *where, captions=job.captions),
             schedule,
             start.step,
             cadence,

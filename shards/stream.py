@@ -240,6 +240,13 @@ def caption_of_epoch(key: str, seed: int, epoch: int, count: int) -> int:
     return (start + epoch) % count
 
 
+def of_epoch(record: Record, captions: WhichCaption, seed: int, epoch: int) -> Record:
+    """The sample with the caption that it has in an epoch."""
+    if captions == "first" or not record.more:
+        return record
+    return record.with_caption(caption_of_epoch(record.key, seed, epoch, 1 + len(record.more)))
+
+
 def epoch_order(keys: Sequence[str], seed: int, epoch: int) -> Ints:
     """Indices [N] into the sorted keys, in the order of the sha256 of "seed:epoch:key"."""
     start = f"{seed}:{epoch}:".encode()
@@ -286,9 +293,7 @@ def batches(
 
     def build(place: tuple[int, Ints]) -> Rows:
         epoch, indices = place
-        chosen = [records[i] for i in indices]
-        if captions == "each-epoch":
-            chosen = [record.with_caption(caption_of_epoch(record.key, seed, epoch, 1 + len(record.more))) for record in chosen]
+        chosen = [of_epoch(records[i], captions, seed, epoch) for i in indices]
         return _rows(chosen, reader, packed.text_shape, lacking)
 
     steps_indices = _indices(names, batch, seed, first_step, steps, own)

@@ -61,6 +61,24 @@ def test_masked_padding_ignores_the_bias_of_empty_tokens() -> None:
     assert torch.allclose(masked.embed(text), plain.embed(text))
 
 
+def test_masked_padding_ignores_what_comes_after_the_end_token() -> None:
+    text, valid = words(3), torch.tensor([2, 5, 0])
+    masked, plain = branch(mask_padding=True), branch()
+    other = text.clone()
+    other[0, 2:] += 1
+    other[2, 4] = 0
+    assert torch.equal(masked.embed(text, valid)[0], masked.embed(other, valid)[0])
+    assert torch.equal(masked.embed(text, valid)[1], plain.embed(text)[1])
+    assert not torch.allclose(masked.embed(text, valid)[0], plain.embed(text)[0])
+    scores = (text[0] @ masked.score.weight[0] + masked.score.bias) * torch.tensor([1, 1, 0, 0, 0])
+    hidden = (masked.first.weight @ scores + masked.first.bias).clamp(min=0)
+    assert torch.allclose(masked.embed(text, valid)[0], masked.second.weight @ hidden + masked.second.bias)
+    # where the number is not known, zeros tell
+    assert torch.equal(masked.embed(other, valid)[2], masked.embed(other)[2])
+    # off, the number changes nothing, bit for bit
+    assert torch.equal(plain.embed(text, valid), plain.embed(text))
+
+
 def test_half_precision_features_are_taken() -> None:
     part = branch().float()
     assert part.embed(words().half()).dtype == torch.float32
@@ -164,6 +182,19 @@ def test_report_changes_nothing_and_repeats_itself() -> None:
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert all(part.training for part in method.modules())
     assert torch.equal(torch.random.get_rng_state(), generator)
+
+
+def test_report_is_that_of_the_samples_that_have_a_caption() -> None:
+    method, batch = trained(informative=True, steps=1), clips(16, 7, informative=True)
+    has = torch.arange(16) % 3 > 0
+    assert batch.text is not None and batch.text_id is not None
+    text, ids = batch.text * has[:, None, None], torch.where(has, batch.text_id, -1)
+    lacking = Batch(batch.joints, batch.frames, batch.draws, batch.keys, text, ids, has_text=has)
+    keys = [key for key, there in zip(batch.keys, has.tolist()) if there]
+    only = Batch(batch.joints[has], batch.frames[has], batch.draws[has], keys, batch.text[has], batch.text_id[has])
+    assert method.report(lacking) == pytest.approx(method.report(only), rel=1e-5)
+    none = Batch(batch.joints, batch.frames, batch.draws, batch.keys, 0 * text, 0 * ids - 1, has_text=has & False)
+    assert all(math.isnan(value) for value in method.report(none).values()) and set(method.report(none)) == set(method.report(only))
 
 
 def test_without_ids_equal_features_are_equal_captions() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acsar.losses import equal_captions, info_nce, text_contrast
+from acsar.losses import equal_captions, info_nce, text_contrast, text_contrast_rows
 
 
 def unit(n: int, scale: float, d: int = 4) -> Tensor:
@@ -84,6 +84,45 @@ def test_distinct_captions_make_the_rules_equal_and_the_two_sides_symmetric(rule
 def test_a_rule_for_equal_captions_needs_ids() -> None:
     with pytest.raises(ValueError, match="needs the captions' ids"):
         text_contrast(unit(2, 0.5), unit(2, 1.3), 0.15, None, "masked")
+
+
+@pytest.mark.parametrize("rule", ["paper", "positives", "masked"])
+def test_rows_without_caption_are_left_out_as_row_and_as_column(rule: str) -> None:
+    ids = torch.tensor([0, -1, 0, 2, -1, 2, 3])
+    has = ids >= 0
+    whole = [unit(7, s).requires_grad_() for s in (0.5, 1.3)]
+    value = text_contrast(*whole, 0.15, ids, rule, has_text=has)
+    some = [unit(7, s)[has].requires_grad_() for s in (0.5, 1.3)]
+    expected = text_contrast(*some, 0.15, ids[has], rule)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    value.backward()
+    expected.backward()
+    for a, b in zip(whole, some):
+        assert a.grad is not None and b.grad is not None
+        assert torch.allclose(a.grad[has], b.grad, rtol=1e-12, atol=1e-15)
+        assert not a.grad[~has].any()
+    assert value.item() != pytest.approx(text_contrast(unit(7, 0.5), unit(7, 1.3), 0.15, ids, rule).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("rule", ["paper", "positives", "masked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batches_in_which_no_row_or_one_row_or_every_row_has_a_caption(rule: str, dtype: torch.dtype) -> None:
+    skeleton, text = unit(5, 0.5).to(dtype).requires_grad_(), unit(5, 1.3).to(dtype)
+    for count in (0, 1):
+        has = torch.arange(5) < count
+        value = text_contrast(skeleton, text, 0.001, torch.where(has, 1, -1), rule, has_text=has)
+        (gradient,) = torch.autograd.grad(value, skeleton)
+        assert value.item() == 0 and not gradient.any()
+    every = text_contrast(skeleton, text, 0.15, torch.arange(5) // 2, rule, has_text=torch.ones(5, dtype=torch.bool))
+    assert torch.allclose(every, text_contrast(skeleton, text, 0.15, torch.arange(5) // 2, rule))
+
+
+def test_what_each_row_adds_has_the_loss_as_its_mean() -> None:
+    skeleton, text, ids = unit(5, 0.5), unit(5, 1.3), torch.arange(5) // 2
+    for rule in ("paper", "positives", "masked"):
+        rows = text_contrast_rows(skeleton, text, 0.15, ids, rule)
+        assert rows.shape == (5,)
+        assert torch.allclose(rows.mean(), text_contrast(skeleton, text, 0.15, ids, rule), rtol=1e-12)
 
 
 def test_share_of_equal_captions() -> None:

@@ -34,7 +34,16 @@ def rows(whole: Batch, first: int, last: int) -> Batch:
     own = slice(first, last)
     assert whole.text is not None
     assert whole.text_id is not None
-    return Batch(whole.joints[own], whole.frames[own], whole.draws[own], whole.keys[own], whole.text[own], whole.text_id[own])
+    has_text = None if whole.has_text is None else whole.has_text[own]
+    parts = (whole.joints[own], whole.frames[own], whole.draws[own], whole.keys[own], whole.text[own], whole.text_id[own])
+    return Batch(*parts, has_text=has_text)
+
+
+def lacking(whole: Batch, has: list[bool]) -> Batch:
+    """The batch with captions for some of its samples."""
+    assert whole.text is not None and whole.text_id is not None
+    there = torch.tensor(has)
+    return replace(whole, text=whole.text * there[:, None, None], text_id=torch.where(there, whole.text_id, -1), has_text=there)
 
 
 def method(config: SCDNetConfig, seed: int = 0) -> SCDNet:
@@ -223,18 +232,56 @@ def test_it_learns_eight_samples_by_heart() -> None:
     assert values[-1] < 0.5 * values[0]
 
 
+@pytest.mark.parametrize("rule", ["paper", "positives", "masked"])
+def test_samples_without_caption_are_trained_on_without_the_text_term(rule: str) -> None:
+    m, b = method(replace(AC, duplicate_text=rule)).double(), batch(6, dtype=torch.float64)
+    has = torch.tensor([True, False, True, True, False, True])
+    start = state(m)
+    losses = m(lacking(b, has.tolist()))
+    total(losses).backward()
+    gradients = [p.grad.clone() for p in m.parameters() if p.grad is not None]
+    queues = [queue.keys.clone() for queue in (m.queue_t, m.queue_s, m.queue_g)]
+
+    m.load_state_dict(start)
+    m.zero_grad()
+    expected, z_g = m.contrast(*m.views(b))
+    assert isinstance(m, ACSAR) and b.text is not None and b.text_id is not None
+    cross = m.cross(z_g[has], m.text.embed(b.text[has]), b.text_id[has])
+    expected["text"] = m.config.weight * cross
+    total(expected).backward()
+    for name, value in expected.items():
+        assert float(losses[name]) == pytest.approx(float(value), rel=1e-12), name
+    for one, p in zip(gradients, [p for p in m.parameters() if p.grad is not None], strict=True):
+        assert p.grad is not None and torch.allclose(one, p.grad, rtol=1e-9, atol=1e-13)
+    assert all(torch.equal(a, queue.keys) for a, queue in zip(queues, (m.queue_t, m.queue_s, m.queue_g)))
+
+    m.load_state_dict(start)
+    none = m(lacking(b, [False] * 6))
+    assert float(none["text"]) == 0 and float(none["gs"]) == float(losses["gs"])
+    total(none).backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in m.parameters())
+
+
 def steps_on_rank(rank: int, world: int) -> list[dict[str, Any]]:
-    """What `steps` leaves, for both methods. Ten keys do not hold a whole number of batches."""
-    return [steps(rank, world, config) for config in (replace(SCD, queue=10), replace(AC, queue=10, duplicate_text="masked"))]
+    """What `steps` leaves, for both methods, and for captions that some samples lack. Ten keys do not hold a whole number of batches."""
+    masked = replace(AC, queue=10, duplicate_text="masked")
+    uneven = ([False, False, False, True, True, True], [True, False, True, True, False, False])
+    return [
+        steps(rank, world, replace(SCD, queue=10)),
+        steps(rank, world, masked),
+        steps(rank, world, masked, uneven),
+        steps(rank, world, replace(masked, duplicate_text="positives"), uneven),
+    ]
 
 
-def steps(rank: int, world: int, config: SCDNetConfig) -> dict[str, Any]:
+def steps(rank: int, world: int, config: SCDNetConfig, has_text: tuple[list[bool], ...] = ()) -> dict[str, Any]:
     """Two training steps on this rank's share of six samples, in float64, gradients averaged as the engine does."""
     m = method(config).double()
     own = 6 // world
     out: dict[str, Any] = {"losses": []}
     for step in range(2):
-        losses = m(rows(batch(6, step, torch.float64), rank * own, (rank + 1) * own))
+        whole = batch(6, step, torch.float64)
+        losses = m(rows(lacking(whole, has_text[step]) if has_text else whole, rank * own, (rank + 1) * own))
         out["losses"].append({name: float(value.detach()) for name, value in losses.items()})
         m.zero_grad()
         total(losses).backward()
