@@ -145,11 +145,11 @@ class _Key:
 
 @dataclass(frozen=True)
 class _Packets:
-    """How many frames a file has, and its key frames in order; by (presentation, decoding) time stamp too, which tells packets apart."""
+    """How many frames a file has, and its key frames: in order, and by the packet's stamp."""
 
     count: int
     keys: tuple[_Key, ...]
-    by_times: dict[tuple[int | None, int | None], _Key]
+    by_stamp: dict[int, _Key]
 
     def key_before(self, number: int) -> _Key:
         """The last key frame at or before that number; the beginning where there is none."""
@@ -168,32 +168,38 @@ def _packets(path: Path) -> _Packets:
 @lru_cache(maxsize=4)  # the actions of an untrimmed video come one after the other
 def _scanned(path: Path, changed: int, size: int) -> _Packets:
     with _opened(path) as (container, stream):
-        times = [(packet.pts, packet.dts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
-        said = stream.frames  # 0 where the container does not say
-    if not times:
+        packets = [(_stamp(packet), packet.dts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
+        announced = stream.frames  # 0 where the container does not say
+        by_presentation = container.format.name.startswith(("mov", "matroska"))  # how these seek; the others by time of decoding
+    if not packets:
         raise _unreadable(path, "there is no frame in it")
-    if len(times) < _WHOLE * said:
-        raise _unreadable(path, f"it has {len(times)} of the {said} frames that it announces")
-    # AVI knows the order of decoding only; there, what stands in the place of presentation stamps follows that order
-    stamps = [decoded if shown is None else shown for shown, decoded, _ in times]
-    if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
-        stamps = list(range(len(stamps)))
-    number = {stamp: i for i, stamp in enumerate(sorted(stamps))}  # type: ignore[type-var]
-    by_times = {
-        (shown, decoded): _Key(number[stamp], time)
-        for stamp, (shown, decoded, key) in zip(stamps, times)
-        if key and (time := shown if decoded is None else decoded) is not None
+    if len(packets) < _WHOLE * announced:
+        raise _unreadable(path, f"it has {len(packets)} of the {announced} frames that it announces")
+    order = sorted(stamp for stamp, _, _ in packets if stamp is not None)
+    if len(set(order)) < len(packets):
+        return _Packets(len(packets), (), {})  # stamps that tell no frame from another: such a file is read from its beginning
+    number = {stamp: i for i, stamp in enumerate(order)}
+    by_stamp = {
+        stamp: _Key(number[stamp], stamp if by_presentation or decoded is None else decoded)
+        for stamp, decoded, key in packets
+        if key and stamp is not None
     }
-    return _Packets(len(times), tuple(sorted(by_times.values(), key=lambda key: key.shown)), by_times)
+    return _Packets(len(packets), tuple(sorted(by_stamp.values(), key=lambda key: key.shown)), by_stamp)
+
+
+def _stamp(packet: Any) -> int | None:
+    """When a packet's frame is shown. AVI knows the order of decoding only; what FFmpeg puts in its place follows that order."""
+    stamp: int | None = packet.dts if packet.pts is None else packet.pts
+    return stamp
 
 
 def _numbered(container: "InputContainer", stream: "VideoStream", index: _Packets) -> Iterator[tuple[int, Any]]:
     """(number, frame) from the next key frame of an open file on."""
-    number: int | None = None
-    begun = False
+    number = None if index.keys else 0
+    begun = not index.keys
     for packet in container.demux(stream):
         if number is None:
-            key = index.by_times.get((packet.pts, packet.dts)) if packet.is_keyframe else None
+            key = index.by_stamp.get(_stamp(packet)) if packet.is_keyframe else None  # type: ignore[arg-type]
             if key is None:
                 continue
             number = key.shown
