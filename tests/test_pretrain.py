@@ -300,6 +300,60 @@ def test_the_share_of_equal_captions_is_that_of_the_global_batch(packed: Path, r
     assert told == shares and any(told)
 
 
+def test_samples_without_caption_are_trained_on_and_told(
+    source: Source, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = {s.key: Caption(f"take {s.camera}", "import", (f"second {s.key}",)) for i, s in enumerate(source.samples()) if i % 3}
+    pack(source, tmp_path / "some", captions=captions, features=Words(), missing_text="train")
+    seen: list[Batch] = []
+    forward = ACSAR.forward
+
+    def watched(method: ACSAR, batch: Batch) -> dict[str, Tensor]:
+        seen.append(batch)
+        return forward(method, batch)
+
+    monkeypatch.setattr(ACSAR, "forward", watched)
+    this = job(tmp_path / "some", runs, recipe="acsar-small", steps=6, evaluate_every=1, captions="each-epoch")
+    lacking = {record.key for record in PackedSet.open(tmp_path / "some").samples if record.text_id is None}
+    assert plan(this, 1).without_text > 0
+    this("joint")
+    assert read_json(RunFolder(runs / "one" / "joint").config)["facts"]["without_text"] == plan(this, 1).without_text
+    steps = [record for record in journal.read(runs / "one" / "joint") if record["type"] == "step"]
+    for batch, record in zip(seen, steps, strict=True):
+        assert batch.has_text is not None and batch.text_id is not None
+        assert [key not in lacking for key in batch.keys] == batch.has_text.tolist()
+        ids = batch.text_id[batch.has_text].tolist()
+        assert record["equal_captions"] == sum(ids.count(i) > 1 for i in ids) / len(ids)
+        assert math.isfinite(record["losses"]["text"]) and record["losses"]["text"] > 0
+    captioned = {key: set() for batch in seen for key in batch.keys}
+    for batch in seen:
+        assert batch.text_id is not None
+        for key, id in zip(batch.keys, batch.text_id.tolist()):
+            captioned[key].add(id)
+    assert {len(captioned[key]) for key in captioned if key not in lacking} == {1, 2}
+    metrics = journal.last(journal.read(runs / "one" / "joint"), "eval")
+    assert metrics is not None and set(metrics["metrics"]) >= {"text_reliance", "equal_captions"}
+
+
+def test_captions_that_the_training_samples_do_not_have_are_named(source: Source, packed: Path, runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--captions each-epoch: no training sample of .* has several captions"):
+        job(packed, runs, recipe="acsar-small", captions="each-epoch")("joint")
+    captions = {s.key: Caption("walks") for s in source.samples() if s.subject % 2 == 0}
+    pack(source, tmp_path / "test", captions=captions, features=Words(), missing_text="train")
+    with pytest.raises(InputError, match=r"none of the \d+ training samples of .* has a caption"):
+        job(tmp_path / "test", runs, recipe="acsar-small")("joint")
+    assert job(tmp_path / "test", runs, stop_after=1)("joint")["step"] == 1
+
+
+def test_runs_of_before_go_on(packed: Path, runs: Path) -> None:
+    job(packed, runs, stop_after=1)("joint")
+    folder = RunFolder(runs / "one" / "joint")
+    config = read_json(folder.config)
+    del config["job"]["captions"]
+    folder.config.write_text(json.dumps(config))
+    assert job(packed, runs, stop_after=2)("joint")["step"] == 2
+
+
 def test_the_encoder_file_builds_the_method_again(packed: Path, runs: Path) -> None:
     this = job(packed, runs, recipe="acsar-small", steps=2)
     this("motion")
