@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from jobs import assets, caption_vlm
+from jobs.caption_people import whole
 from jobs.caption_record import Answer, Ask, Captioner, Strip
+from jobs.caption_strip import make_strip
+from jobs.caption_videos import find_clips
 from jobs.caption_vlm import TransformersCaptioner, side_by_side, transformers_captioner
 from shards.errors import InputError
 from tests.tiny_models import SEQUENCE, TILE, tiny_deepseek_vl, tiny_ovis2, tiny_qwen2_vl
@@ -380,3 +383,13 @@ def test_a_gpu_that_is_not_there_is_named(folders: dict[str, Path]) -> None:
 def test_a_question_without_a_strip_is_a_mistake_of_the_caller(ovis2: TransformersCaptioner) -> None:
     with pytest.raises(ValueError, match="k: a vision-language model is asked about a strip"):
         ovis2([Ask("k", "a")])
+
+
+@pytest.mark.realdata
+def test_strips_of_real_clips_are_described(real_data: Path, ovis2: TransformersCaptioner) -> None:
+    """Noise, since the weights are random; but of real strips, each its own, and the same every time."""
+    strips = [make_strip(clip, 5, whole(), TILE) for clip in find_clips(real_data / "video_samples")]
+    questions = [Ask(strip.key, prompt, strip) for strip in strips for prompt in ("Describe the left arm.", "a")]
+    answers = ovis2(questions)
+    assert [strip.key for strip in strips] == ["pose_1", "pose_squats"] and len({answer.texts for answer in answers}) == 4
+    assert all(answer.hidden is not None and np.isfinite(answer.hidden).all() for answer in answers) and same(ovis2(questions), answers)
