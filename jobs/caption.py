@@ -21,7 +21,7 @@ from jobs.caption_gate import Limits, Summary, verdict
 from jobs.caption_prompts import DEFAULT, prompts
 from jobs.caption_record import Ask, Captioner, CaptionRecord, VideoClip
 from jobs.codec import encode
-from jobs.run_folder import write_json
+from jobs.run_folder import read_json, write_json
 from shards.errors import InputError
 from shards.manifest import sha256_of, write_file
 
@@ -168,21 +168,22 @@ class Caption:
             told = f"{len(missing)} of {len(plan.names)} slices are not finished (first: {missing[0]})"
             raise InputError(f"{self.out}: {told}; the command that started it goes on with them")
         captions, refused = self.out / slices.CAPTIONS, self.out / REFUSED
+        if (report := self._gathered()) is not None:
+            return self._shown(report)
         captions.unlink(missing_ok=True)  # what an earlier call let through does not outlive a verdict against it
         summary = Summary.of(CaptionRecord.of(record, str(slices.final(self.out, name))) for name, record in _records(plan))
         judged = verdict(summary, self.limits)
         kept = captions if judged.passes or self.gate == "report" else refused
         write_file(kept, (json.dumps(record).encode() + b"\n" for _, record in _records(plan)))
-        made = _makers(plan)
         report = {
-            "gate": encode({"gate": self.gate}) | {"limits": encode(self.limits)},
+            "gate": self._gate(),
             "passed": judged.passes,
             "clips": plan.clips,
             "sha256": sha256_of(kept),
-            "made_by": made,
+            "made_by": _makers(plan),
             "configuration": plan.configuration,
             "summary": summary.as_json(),
-            "lines": list(judged.lines),
+            "verdict": list(judged.lines),
         }
         write_json(self.out / REPORT, report)
         if kept is refused:
@@ -190,7 +191,7 @@ class Caption:
             ways = "mend the cause and give another --out, raise the limit by its flag (--limits...), or keep them with --gate report"
             raise InputError(f"the quality gate refuses these captions: {failed}. They are in {refused}; {ways}")
         refused.unlink(missing_ok=True)
-        return {**report, "out": str(self.out), "captions": str(captions), "lines": [*self._told(judged.passes), *judged.lines, *_by(made)]}
+        return self._shown(report)
 
     def preview(self, count: int) -> dict[str, Any]:
         """Look at some clips, spread evenly over all: a contact sheet of their strips, or what the captioner says where there are none."""
@@ -211,11 +212,25 @@ class Caption:
         lines = [f"{record.key}: {record.error or record.text}" for record, _ in told]
         return {"captions": {record.key: record.text for record, _ in told}, "lines": [*chosen.lines, *lines]}
 
-    def _told(self, passes: bool) -> list[str]:
-        """The first line of a report."""
-        if passes:
-            return [f"captions: {self.out / slices.CAPTIONS}"]
-        return [f"captions: {self.out / slices.CAPTIONS}, though they are WORSE THAN THE LIMITS (--gate report):"]
+    def _gate(self) -> dict[str, Any]:
+        """What the report was made by: another gate, or another limit, makes it anew."""
+        return {"gate": self.gate, "limits": encode(self.limits)}
+
+    def _gathered(self) -> dict[str, Any] | None:
+        """The report of this very gate, where the captions that it let through are there unchanged."""
+        path, captions = self.out / REPORT, self.out / slices.CAPTIONS
+        if not (path.is_file() and captions.is_file()):
+            return None
+        report: dict[str, Any] = read_json(path)
+        through = report["passed"] or self.gate == "report"
+        return report if through and report["gate"] == self._gate() and report["sha256"] == sha256_of(captions) else None
+
+    def _shown(self, report: dict[str, Any]) -> dict[str, Any]:
+        """The report with its lines for people."""
+        captions = self.out / slices.CAPTIONS
+        worse = "" if report["passed"] else ", though they are WORSE THAN THE LIMITS (--gate report)"
+        lines = [f"captions: {captions}{worse}", *report["verdict"], *_by(report["made_by"])]
+        return {**report, "out": str(self.out), "captions": str(captions), "lines": lines}
 
     def _check(self) -> None:
         """Refuse numbers and flags that cannot be meant."""

@@ -107,8 +107,9 @@ def _captioned(job: Description, part: str) -> bool:
     report = out / "report.json"
     if not (report.is_file() and (out / "captions.jsonl").is_file()):
         return False
-    asked: dict[str, Any] = read_json(report)["gate"]
-    return all(job.get(name) == value for name, value in asked.items())
+    said = read_json(report)
+    through: bool = said["passed"] or job["gate"] == "report"
+    return through and said["gate"] == {"gate": job["gate"], "limits": job["limits"]}
 
 
 def _captions(job: Description, parts: Sequence[str]) -> Progress | None:
@@ -124,6 +125,17 @@ def _described(job: Description, part: str, tag: str) -> tuple[int, int]:
     return caption_slices.reached(Path(job["out"]), part, tag)
 
 
+def _encoded(job: Description, part: str) -> bool:
+    """A slice that has its final name, or (gather) the whole store."""
+    out = Path(job["out"])
+    return (out / ("index.jsonl" if part in ("gather", "") else f"slices/{part}.jsonl")).is_file()
+
+
+def _encoding(job: Description, parts: Sequence[str]) -> Progress | None:
+    told = _captions(job, parts)
+    return replace(told, what="captions") if told else None
+
+
 def _run_of(job: Description) -> Path:
     return Path(job["run"])
 
@@ -137,6 +149,7 @@ def _protocol(run: Path) -> str:
 
 STAGES = {
     "caption": Stage("jobs.caption", "Caption", lambda job, part: job(part), _captioned, _captions, _described),
+    "encode-text": Stage("jobs.encode_text", "EncodeText", lambda job, part: job(part), _encoded, _encoding, _described),
     "pack": Stage("jobs.pack", "Pack", lambda job, part: job(), lambda job, part: (Path(job["out"]) / "manifest.json").is_file()),
     "pretrain": Stage(
         "jobs.pretrain",
