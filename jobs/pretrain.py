@@ -35,6 +35,9 @@ MAY_DIFFER = (
     *("stop_after", "save_every", "keep_last", "keep_every", "keep_best"),
 )
 
+# what jobs did before there was a choice
+BEFORE = {"captions": "first"}
+
 
 @dataclass(frozen=True)
 class Pretrain:
@@ -170,8 +173,7 @@ def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> Non
         return
     config = read_json(folder.config)
     data = "content id of the data"
-    then = {"captions": "first", **config["job"]}  # what runs did before there was a choice
-    told = differences({**then, data: config["facts"]["content_id"]}, {**encode(job), data: content_id})
+    told = differences({**config["job"], data: config["facts"]["content_id"]}, {**encode(job), data: content_id})
     if told:
         raise InputError(f"{folder.path} belongs to another configuration: {told}; give another --name or the old values")
 
@@ -179,6 +181,7 @@ def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> Non
 def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
     """In words, the fields in which two jobs (as JSON) are not the same experiment; "" when they are."""
     then, now = _flat(then), _flat(now)
+    then = {**{name: value for name, value in BEFORE.items() if name in now}, **then}
     names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name) and name not in MAY_DIFFER]
     return ", ".join(f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in names)
 

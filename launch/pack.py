@@ -6,6 +6,7 @@ Killed halfway, the same command goes on; finished, it does nothing.
     python launch/pack.py --data nturgb+d_skeletons --out packed/ntu60
     python launch/pack.py --data moves.npz --out packed/moves --label label,correct
     python launch/pack.py --data nturgb+d_skeletons --out packed/ntu60 --captions captions.jsonl --text clip_features
+    python launch/pack.py --data nturgb+d_skeletons --out packed/ntu60 --captions captions --text clip_features --missing-text train
 """
 
 import sys
