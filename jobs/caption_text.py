@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable
 
 # --- words and sentences -----------------------------------------------------------------------------------------------------------------
@@ -26,9 +27,10 @@ def sentences(text: str) -> list[str]:
 
 # --- cleaning ----------------------------------------------------------------------------------------------------------------------------
 
+LONGEST = 10_000  # characters: many times what CLIP reads
 MARKS = re.compile(r"<think>.*?(?:</think>|\Z)|<\|[^|<>\n]{0,40}\|>|</?s>|<image>|<img>|</img>|<pad>|<unk>", re.DOTALL | re.IGNORECASE)
-FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
-LINE_START = re.compile(r"^\s*(?:#{1,6}\s+|>\s+|[-*•]\s+|\d{1,2}[.)]\s+)+", re.MULTILINE)
+FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)
+LINE_START = re.compile(r"^[ \t]*(?:(?:#{1,6}|>|[-*•]|\d{1,2}[.)])[ \t]+)+", re.MULTILINE)
 EMPHASIS = re.compile(r"(\*\*\*|\*\*|__|`)(?=\S)(.+?)(?<=\S)\1|(?<![\w*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w*])")
 LINK = re.compile(r"!?\[([^\]\n]*)\]\([^()\s]*\)")
 QUOTES = str.maketrans({"‘": "'", "’": "'", "‚": "'", "“": '"', "”": '"', "„": '"'})
@@ -55,7 +57,9 @@ def clean(text: str) -> str:
 
     Left out are control, format and private characters, lone surrogates and emoji (CLIP would spend several tokens on each, and no skeleton
     shows them), markdown, chat marks, thoughts between <think> and </think>, quotes around it all, and beginnings such as "The image
-    shows". Everything else stays as it is: what looks like markup or a path is text. Cleaning twice changes nothing more."""
+    shows", and all after LONGEST characters. Everything else stays as it is: what looks like markup or a path is text. Cleaning twice
+    changes nothing more."""
+    text = text[:LONGEST]
     for _ in range(20):  # what is taken away may uncover more of it
         cleaned = _cleaned(text)
         if cleaned == text:
@@ -101,7 +105,6 @@ def cut(text: str, count: Callable[[str], int], limit: int) -> str:
     count: tokens of a text. A first sentence that is too long is left for the gate to flag: half a sentence is another caption."""
     if not text or count(text) <= limit:
         return text
-    for end in reversed([found.end() for found in SENTENCE_END.finditer(text)]):
-        if count(text[:end]) <= limit:
-            return text[:end]
-    return text
+    ends = [found.end() for found in SENTENCE_END.finditer(text)]
+    fit = bisect_right(ends, limit, key=lambda end: count(text[:end]))
+    return text[: ends[fit - 1]] if fit else text

@@ -174,6 +174,14 @@ def test_no_text_breaks_the_gate(text: str, prompt: str) -> None:
     assert ("too long" in judged.flags) == (judged.tokens > 75)
 
 
+@pytest.mark.parametrize(
+    "piece", ["**a ", "__a ", "\n", " \n\t", "a", "the image ", "<think>", "[a](", "1. ", "A. ", "``` ", "' a", "I am ", '"']
+)
+def test_answers_without_end_are_judged_all_the_same(piece: str) -> None:
+    judged = verdict_of(piece * 200_000)
+    assert judged.flags and len(judged.text) <= 10_000
+
+
 def test_long_captions_end_with_a_sentence_that_fits() -> None:
     sentence = "A person raises arm number {} and lowers it again."
     whole = " ".join(sentence.format(i) for i in range(12))
