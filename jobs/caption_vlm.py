@@ -281,7 +281,10 @@ def _load(name: str, folder: Path, config: dict[str, Any], dtype: torch.dtype) -
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would say of weights that do not fit is said below
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    processor = AutoProcessor.from_pretrained(folder, **local)
+    try:
+        processor = AutoProcessor.from_pretrained(folder, **local)
+    except (OSError, ValueError) as error:  # damaged files, or a processor that brings code of its own
+        raise InputError(f"captioner {name}: the processor in {folder} cannot be loaded: {str(error).splitlines()[0]}") from None
     if not hasattr(processor, "image_processor"):
         raise InputError(f"captioner {name}: {folder} has no processor that takes pictures and words together")
     if not processor.chat_template and not hasattr(processor, "image_token"):

@@ -322,6 +322,14 @@ def test_missing_shards_and_pointers_are_named(folders: dict[str, Path], tmp_pat
     ]
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+def test_damaged_files_are_named(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = copy_of(folders["ovis2"], tmp_path / "some")
+    (folder / name).write_text((folder / name).read_text()[:150])
+    with pytest.raises(InputError, match=rf"the processor in {folder} cannot be loaded: "):
+        transformers_captioner("ovis2", str(folder), device="cpu")
+
+
 def test_damaged_weights_and_weights_that_lack_tensors(folders: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import load, save_file
 
@@ -351,6 +359,13 @@ def test_models_of_another_kind_are_refused(folders: dict[str, Path], tmp_path: 
     with pytest.raises(
         InputError, match=r"has no image-text-to-text model of type 'ovis' .*models that bring code of their own are not run"
     ):
+        transformers_captioner(str(folder), device="cpu")
+    assert not (tmp_path / "ran").exists()
+    (folder / "config.json").write_text((folders["ovis2"] / "config.json").read_text())
+    settings = json.loads((folder / "processor_config.json").read_text())
+    brought = settings | {"processor_class": "OvisProcessor", "auto_map": {"AutoProcessor": "modeling_ovis.Ovis"}}
+    (folder / "processor_config.json").write_text(json.dumps(brought))
+    with pytest.raises(InputError, match=r"the processor in .* cannot be loaded: .* custom code"):
         transformers_captioner(str(folder), device="cpu")
     assert not (tmp_path / "ran").exists()
     (folder / "config.json").write_text("{")
