@@ -32,8 +32,10 @@ NARROWEST = 0.25
 """Least width of a crop as a share of its height, and least height as a share of its width."""
 STEADY = 1.35
 """A crop stands still if that makes it at most so much larger."""
-_JUMP = 1.5
-"""What it costs to move by one body height between two frames; the largest person of the clip, surely there, is worth 1 per frame."""
+_STRIDE = 1.2
+"""Body heights that somebody who walks or runs covers between two of the frames; a longer way is a jump to another person."""
+_WALK, _JUMP = 0.5, 2.0
+"""What a body height costs, up to that and beyond; the largest person of the clip, surely there, is worth 1 per frame."""
 _CROWD = 20
 """Persons per frame that are looked at, the largest."""
 
@@ -69,8 +71,8 @@ def clipped(person: Person, width: int, height: int) -> Person | None:
 def main_person(people: Sequence[Sequence[Person]]) -> Track:
     """The track of the largest person that stays near itself: the best path through the frames, by dynamic programming.
 
-    A frame is worth the square root of the box's area times its confidence, relative to the clip's best; a move costs _JUMP times its
-    length in body heights, divided by the number of frames it takes. Frames may be left out, which is worth nothing."""
+    A frame is worth the square root of the box's area times its confidence, relative to the clip's best; a move costs by its length in
+    body heights, divided by the number of frames it takes. Frames may be left out, which is worth nothing."""
     nodes = [(t, person) for t, found in enumerate(people) for person in sorted(found, key=_weight, reverse=True)[:_CROWD]]
     if not nodes:
         return [None] * len(people)
@@ -80,7 +82,8 @@ def main_person(people: Sequence[Sequence[Person]]) -> Track:
     for i, (t, person) in enumerate(nodes):
         for j, (earlier, last) in enumerate(nodes[:i]):
             if earlier < t:
-                total = best[j] + worth[i] - _JUMP * moved(last, person) / (t - earlier)
+                far = moved(last, person) / (t - earlier)
+                total = best[j] + worth[i] - _WALK * far - _JUMP * max(0.0, far - _STRIDE)
                 if total > best[i]:
                     best[i], before[i] = total, j
     track: Track = [None] * len(people)
