@@ -25,7 +25,9 @@ from jobs.torchvision_ops import mend_torchvision
 from tests.tiny_models import ovis2
 
 HEIGHT, WIDTHS = 448, (1120, 1400, 1680, 2240)  # strips of five persons, from slim to wide
-PROMPT = "These five pictures show one action in order of time. Describe how the person's body moves in one or two short sentences."
+PROMPT = (
+    "These five pictures show one action in order of time. Describe how the person moves."  # by the letter: as many tokens as a long one
+)
 TOKENS = 75
 SIZES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "small": (

@@ -308,7 +308,7 @@ def _cut(name: str, processor: Any, tiles: int | None) -> dict[str, Any]:
     """Set how a strip is cut into tiles. -> what the record keeps of it.
 
     Ovis2's own choice of the grid, as transformers has it, takes rows for columns: a strip of five frames side by side is squeezed to the
-    width of one and cut into five bands. The grid nearest to the strip's shape, its other choice, is right."""
+    width of one and cut into five bands. The grid nearest to the strip's aspect ratio, its other choice, is right."""
     pictures = processor.image_processor
     if not hasattr(pictures, "max_patches") or not hasattr(pictures, "crop_to_patches"):
         if tiles is not None:
@@ -317,9 +317,11 @@ def _cut(name: str, processor: Any, tiles: int | None) -> dict[str, Any]:
     if tiles is not None:
         pictures.crop_to_patches, pictures.max_patches = True, tiles
         pictures.min_patches = min(pictures.min_patches, tiles)
-    if hasattr(pictures, "use_covering_area_grid"):
-        pictures.use_covering_area_grid = False
-    return {"tiles": pictures.max_patches if pictures.crop_to_patches else 1}
+    told = {"tiles": pictures.max_patches if pictures.crop_to_patches else 1}
+    if not hasattr(pictures, "use_covering_area_grid"):
+        return told
+    pictures.use_covering_area_grid = False
+    return {**told, "grid": "aspect"}
 
 
 def _decode_greedily(network: Any, processor: Any, max_tokens: int) -> None:

@@ -135,7 +135,7 @@ def test_fewer_tiles_are_fewer_tokens(folders: dict[str, Path]) -> None:
         parts = row["pixel_values"].shape[0]
         assert parts == {1: 1, 2: 3, 5: 6, None: 6}[tiles], "five frames side by side are five tiles and an overview"
         assert (row["input_ids"] == made.network.config.image_token_id).sum() == SEQUENCE * parts
-        assert made.decode["tiles"] == (tiles or 9)
+        assert made.decode["tiles"] == (tiles or 9) and made.decode["grid"] == "aspect"
     assert lengths[1] < lengths[2] < lengths[5] == lengths[None]
 
 
