@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jobs import assets
 from jobs import caption_slices as slices
 from jobs.caption_batch import Look, ahead, describe, npy
-from jobs.caption_clips import Chosen, choose
+from jobs.caption_clips import Chosen, choose, known_keys
 from jobs.caption_gate import Limits, Summary, verdict
 from jobs.caption_prompts import DEFAULT, prompts
 from jobs.caption_record import Ask, Captioner, CaptionRecord, VideoClip
@@ -48,7 +48,7 @@ class Caption:
     captioner: str = "auto"
     model: str = ""  # repository, folder, or (endpoint) the model's name there; default: the captioner's own
     endpoint: str = ""  # address of an OpenAI-compatible server, such as http://node7:8000/v1; its key: $ACSAR_ENDPOINT_KEY
-    captions: Path | None = None  # a file of published captions (import): .jsonl, .json or .csv by key
+    captions: Path | None = None  # published captions (import): .jsonl, .json or .csv by key, or a folder of captions
     prompts: tuple[str, ...] = DEFAULT  # ids (jobs/caption_prompts.py): what is asked, and what is asked where that was flagged
     frames: Literal[3, 5, 8] = 5  # of a clip, side by side in its strip
     height: int = 448  # of the strip in pixels
@@ -128,15 +128,20 @@ class Caption:
     def chosen(self) -> Chosen:
         """The clips to caption. InputError for flags that do not go together, and for what `choose` refuses."""
         self._check()
-        videos = published = None
+        videos = others = None
         if self.sees == "strip":
             from jobs.caption_videos import find_clips
 
             assert self.videos is not None
             videos = find_clips(self.videos)
-        elif self.name == "import":
-            published = published_keys(captioner_of(self))
-        return choose(videos, published, self.data, self.videos, self.protocol, self.all, self.keys)
+        elif self.captions is not None and self.name == "import":
+            from jobs.caption_import import import_captioner, refuse_unknown
+
+            published(self)
+            others = import_captioner(self.captions).captions
+            if self.data is not None:
+                refuse_unknown(others, known_keys(self.data), self.captions, self.data)
+        return choose(videos, others, self.data, self.videos or self.captions, self.protocol, self.all, self.keys)
 
     def entries(self, chosen: Chosen) -> list[dict[str, Any]]:
         """The plan's lines: key, and file (below the folder of videos) and frames where there is a video."""
@@ -151,7 +156,7 @@ class Caption:
         """What decides how a caption comes out; all else may change between two calls."""
         told: dict[str, Any] = {"captioner": self.name, "multilingual": self.limits.multilingual, "clip_tokens": self.limits.max_tokens}
         if self.name == "import":
-            return {**told, "captions": sha256_of(_given(self.captions, "--captions"))}
+            return {**told, "captions": sha256_of(published(self))}
         if self.sees == "skeleton":
             return told
         boxes = {"boxes": sha256_of(_given(self.boxes, "--boxes"))} if self.boxes is not None else {"detector": self.detector}
@@ -366,7 +371,9 @@ def captioner_of(job: Caption) -> Captioner:
     if job.name == "import":
         from jobs.caption_import import import_captioner
 
-        return import_captioner(_given(job.captions, "--captions"))
+        published(job)
+        assert job.captions is not None
+        return import_captioner(job.captions)
     if job.name == "endpoint":
         from jobs.caption_endpoint import endpoint_captioner
 
@@ -399,10 +406,10 @@ def detector_of(job: Caption) -> Any:
     return people.yolo(job.detector, device)
 
 
-def published_keys(captioner: Captioner) -> list[str]:
-    """The clips that a file of published captions has captions of."""
-    keys: list[str] = list(captioner.captions)  # type: ignore[attr-defined]
-    return keys
+def published(job: Caption) -> Path:
+    """The file of published captions, also where its folder is named. InputError where there is none."""
+    path = job.captions
+    return _given(path / slices.CAPTIONS if path is not None and path.is_dir() else path, "--captions")
 
 
 def batch_of(job: Caption) -> int:

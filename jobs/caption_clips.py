@@ -37,7 +37,7 @@ def choose(
     """The clips to caption, out of `videos`, the keys of published `captions`, or else the skeletons of `data`.
 
     data       packed set or raw data: which samples there are and who trains
-    folder     where the videos lie: without `data`, NTU names and an about.json there say who trains
+    folder     where the videos or the captions lie: without `data`, NTU names and an about.json there say who trains
     protocol   "" = the first that the samples can serve
     everything the test part too
     only       a file of keys, one a line
@@ -55,6 +55,14 @@ def choose(
     if not keys:
         raise InputError(f"no clip to caption: {'; '.join(lines)}")
     return Chosen(sorted(keys), {key: by_key[key] for key in keys} if videos is not None else {}, [*lines, f"{len(keys)} clips to caption"])
+
+
+def known_keys(data: Path) -> set[str]:
+    """All samples that there are, with those that packing or a list of missing recordings left out; packed set or raw data."""
+    if (data / "manifest.json").is_file():
+        packed = PackedSet.open(data)
+        return {sample.key for sample in packed.samples}.union(*packed.manifest["dropped"].values())
+    return {sample.key for sample in open_source(data).samples()}
 
 
 def _samples(data: Path | None, folder: Path | None, there: Sequence[str] | None, everything: bool) -> tuple[Described, str, str]:

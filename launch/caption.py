@@ -25,7 +25,6 @@ from jobs import InputError
 from jobs.caption import GATHER, Caption
 from jobs.caption_slices import PLAN, Plan, progress
 from jobs.stages import write_job
-from jobs.targets import default_runs
 from launch.cli import finish, parse, print_json
 from launch.cluster import on_slurm, profile_for, shape
 from launch.data import say, with_bar
@@ -143,6 +142,8 @@ def foretold(command: Command, job: Caption) -> int:
 
 def run_of(job: Caption) -> Path:
     """Where the jobs' logs lie, RUNS/caption-NAME."""
+    from jobs.targets import default_runs  # torch: seconds that captioning here, without a model, need not wait
+
     return default_runs().resolve() / f"caption-{job.out.name}"
 
 
