@@ -136,6 +136,11 @@ def _encoding(job: Description, parts: Sequence[str]) -> Progress | None:
     return replace(told, what="captions") if told else None
 
 
+def _recaptioned(job: Description, part: str) -> bool:
+    """The new captions are packed, or (list_only) the worst are listed."""
+    return Path(job["out"], "worst.html" if job["list_only"] else "report.json").is_file()
+
+
 def _run_of(job: Description) -> Path:
     return Path(job["run"])
 
@@ -159,5 +164,6 @@ STAGES = {
     ),
     "prepare": Stage("jobs.prepare", "Prepare", lambda job, part: job(), _prepared),
     "probe": Stage("jobs.probe", "Probe", lambda job, part: (replace(job, streams=(part,)) if part else job)(print), _probed),
+    "recaption": Stage("jobs.recaption", "Recaption", lambda job, part: job(print), _recaptioned),
     "fuse": Stage("jobs.fuse", "Fuse", lambda job, part: job(), _fused),
 }
