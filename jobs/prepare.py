@@ -22,41 +22,56 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Captions and features of raw data that earlier stages make: their folders, and a short name of what they are."""
+
+    captions: Path
+    features: Path
+    name: str
+
+
+@dataclass(frozen=True)
 class Prepare:
     """Pack raw data and write the description of the pretraining that was waiting for it."""
 
     job: Pretrain  # its data are raw, or SYNTHETIC
     label: str = "label"  # label column(s) of the raw data
+    texts: Texts | None = None  # none: the texts of the data, if any
 
     def __call__(self, progress: Progress | None = None) -> dict[str, Any]:
         """Pack, decide, write; what was decided. Finished parts of the packing are not done twice."""
-        make = packing(self.job.data, self.job.runs, self.label)
+        make = packing(self.job.data, self.job.runs, self.label, self.texts)
         if make is not None:
             make(progress)
-        job = resolved(self.job, packed_folder(self.job.data, self.job.runs, self.label))
+        job = resolved(self.job, packed_folder(self.job.data, self.job.runs, self.label, self.texts))
         describe(job)
         return {"data": str(job.data), "protocol": job.protocol, "name": job.name}
 
 
-def packed_folder(data: Path, runs: Path, label: str) -> Path:
+def packed_folder(data: Path, runs: Path, label: str, texts: Texts | None = None) -> Path:
     """Where the packed form of `data` is, or will be once `packing` has run."""
     if data == SYNTHETIC:
         return runs / STORE / "synthetic" / "packed"
     if (data / "manifest.json").is_file():
         return data
     mark = hashlib.sha256(f"{data.resolve()}:{label}".encode()).hexdigest()[:8]
-    return runs / STORE / f"{data.stem}-{mark}"
+    stem = data.parent.name if data.name == "raw" else data.stem  # the synthetic set's raw files lie in synthetic/raw
+    return runs / STORE / (f"{stem}-{mark}-{texts.name}" if texts else f"{stem}-{mark}")
 
 
-def packing(data: Path, runs: Path, label: str) -> Callable[[Progress | None], Any] | None:
-    """What makes the packed form of `data`; None when it is there. Raises InputError when there is nothing at `data`."""
-    out = packed_folder(data, runs, label)
+def packing(data: Path, runs: Path, label: str, texts: Texts | None = None) -> Callable[[Progress | None], Any] | None:
+    """What makes the packed form of `data`; None when it is there. Raises InputError when there is nothing at `data`.
+
+    With texts that earlier stages make, which caption the training part only, all other samples stay, without the text term."""
+    out = packed_folder(data, runs, label, texts)
     if (out / "manifest.json").is_file():
         return None
     if data == SYNTHETIC:
         return Synthetic(out=out.parent)
     if not data.exists():
         raise InputError(f"--data {data}: nothing there; name raw data, an exchange .npz or a packed folder")
+    if texts is not None:
+        return Pack(data=data, out=out, label=label, captions=texts.captions, text=texts.features, missing_text="train")
     return Pack(data=data, out=out, label=label)
 
 

@@ -8,16 +8,16 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jobs.prepare import SYNTHETIC, packed_folder, packing
+from jobs.prepare import SYNTHETIC, Texts, packed_folder, packing
 
 Result = TypeVar("Result")
 
 
-def packed_set(data: Path, runs: Path, label: str) -> Path:
-    """The packed folder of `data`, made below RUNS/.data when it is raw; prints one line about what it did.
+def packed_set(data: Path, runs: Path, label: str, texts: Texts | None = None) -> Path:
+    """The packed folder of `data`, made below RUNS/.data when it is raw (with texts that were made for it); prints what it did.
 
     Raises InputError when there is nothing at `data`."""
-    make, out = packing(data, runs, label), packed_folder(data, runs, label)
+    make, out = packing(data, runs, label, texts), packed_folder(data, runs, label, texts)
     if make is None:
         return out
     if data == SYNTHETIC:

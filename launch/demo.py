@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     began = time.monotonic()
     words = ["--recipe", "demo", "--runs", str(demo.runs), "--name", demo.name, "--nodes", str(demo.nodes), "--seed", str(demo.seed)]
     words += ["--evaluate-every", "4"]  # often enough for a curve of the held-aside people's accuracy
-    command = pretrain.read(words + (["--steps", str(demo.steps)] if demo.steps else []))
+    command = pretrain.read(words + (["--steps", str(demo.steps)] if demo.steps else []), "", pretrain.Command)
     here = place(demo.nodes, len(command.job.streams))
     job = pretrain.resolve(command, here.world)
     numbers = plan(job, here.world)

@@ -19,7 +19,7 @@ prepare()
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -67,7 +67,10 @@ class Command:
     where: Annotated[Where, tyro.conf.arg(name="")] = field(default_factory=Where, metadata={"flat": True})
 
 
-def read(argv: list[str], about: str = __doc__ or "") -> Command:
+Commands = TypeVar("Commands", bound=Command)
+
+
+def read(argv: list[str], about: str, kind: type[Commands]) -> Commands:
     """The command line over the recipe's numbers; what only the data can decide is still open."""
     recipe = value_of(argv, "--recipe", "acsar" if value_of(argv, "--data", "") else "demo")
     runs = Path(os.environ.get("ACSAR_RUNS", "runs"))
@@ -76,7 +79,7 @@ def read(argv: list[str], about: str = __doc__ or "") -> Command:
         argv = [*without(argv, "--lr"), "--scale-lr"]
     if value_of(argv, "--epochs", ""):
         default = replace(default, steps=None)  # the recipe's number of steps would win over what was asked for
-    command = parse(Command, argv, about, default=Command(default))
+    command = parse(kind, argv, about, default=kind(default))
     unknown = [stream for stream in command.job.streams if stream not in STREAMS]
     if unknown or not command.job.streams:
         raise InputError(f"--streams {','.join(command.job.streams)}: unknown {', '.join(unknown)!r}; valid: {', '.join(STREAMS)}")
@@ -115,7 +118,9 @@ def show(job: Pretrain, numbers: Plan, where: str) -> None:
     say(f"  queue {job.method.queue} = {share}; {rate}")
     if numbers.provenance:
         marked = "; tagged supervision=text-from-label" if numbers.supervision != "none" else ""
-        say(f"  captions: {numbers.provenance}{marked}")
+        lacking = f", {numbers.without_text} clips train without the text term" if numbers.without_text else ""
+        several = ", another one each epoch" if job.captions == "each-epoch" else ""
+        say(f"  captions: {numbers.provenance}{several}{lacking}{marked}")
     say(f"  on {where}")
 
 
@@ -192,7 +197,7 @@ def train(job: Pretrain, here: Place, numbers: Plan, track: bool) -> dict[str, d
 
 def main(argv: list[str]) -> int:
     """Resolve, show, train or submit, say what came out and what comes next."""
-    command = read(argv)
+    command = read(argv, __doc__ or "", Command)
     return queued(command) if on_slurm(command.where.cluster) else here(command)
 
 

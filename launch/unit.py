@@ -16,7 +16,7 @@ from typing import Any
 
 from jobs.run_folder import read_json, write_json
 
-ORDER = ("caption", "encode-text", "gather", "pack", "joint", "bone", "motion", "probe", "fuse")
+ORDER = ("caption", "captions", "encode-text", "gather", "pack", "joint", "bone", "motion", "probe", "fuse")
 
 
 @dataclass(frozen=True)
