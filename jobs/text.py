@@ -128,9 +128,20 @@ def _csv(path: Path) -> Told:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{where}: not JSON ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """A JSON object in which no key comes twice (json keeps the last one, silently)."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise InputError(f"{where}: {twice!r} comes twice in one object; keep one")
+    return found
 
 
 def _record(record: Any, where: str) -> Told:
