@@ -22,6 +22,7 @@ from jobs.caption_prompts import prompts
 from jobs.caption_record import Answer, Ask, CaptionRecord, VideoClip
 from jobs.pack import Pack
 from jobs.run_folder import read_json
+from launch import caption as command
 from launch.evidence import collect
 from launch.queued import DONE
 from launch.shown import details, line_of
@@ -453,25 +454,21 @@ def test_a_slice_without_a_model_starts_without_torch(raw: Path, tmp_path: Path)
     assert json.loads(done.stdout)["clips"] == 8
 
 
-def test_the_command(raw: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "launch" / "caption.py"),
-        "--data",
-        str(raw),
-        "--out",
-        str(tmp_path / "out"),
-        "--cluster",
-        "local",
-    ]
-    foretold = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, cwd=tmp_path)
-    assert foretold.returncode == 0 and "8 clips to caption" in foretold.stderr and "captioner motion" in foretold.stderr
-    assert not (tmp_path / "out").exists()
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["clips"] == 8 and read_json(tmp_path / "out" / "report.json")["passed"]
-    refused = subprocess.run([*command, "--protocol", "xset"], capture_output=True, text=True, cwd=tmp_path)
-    assert refused.returncode == 2 and "its clips are others; give another --out" in refused.stderr and refused.stderr.count("\n") == 1
+def test_the_command(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", str(raw), "--out", "out", "--cluster", "local"]
+    assert command.main([*words, "--dry-run"]) == 0
+    foretold = capsys.readouterr().err
+    assert "8 clips to caption" in foretold and "captioner motion" in foretold and not Path("out").exists()
+    assert command.main([*words, "--preview", "3"]) == 0 and not Path("out").exists()
+    assert capsys.readouterr().err.count("S00") == 3
+    assert command.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 8 and read_json(tmp_path / "out" / "report.json")["passed"]
+    assert command.main([*words, "--dry-run"]) == 0 and "done already: 8 of 8 clips" in capsys.readouterr().err
+    with pytest.raises(InputError, match="its clips are others; give another --out"):
+        command.main([*words, "--protocol", "xset"])
+    with pytest.raises(InputError, match="unknown flag '--frame'; did you mean --frames"):
+        command.main([*words, "--frame", "5"])
 
 
 def test_looks_name_what_is_wrong_with_a_skeleton(raw: Path, tmp_path: Path) -> None:
