@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from jobs import InputError, cores
+from jobs import assets as fetched
 from jobs.filesystem import mount_of
 from jobs.tracking_address import VARIABLE, address, without_secrets
 from launch.cluster import gpu_count
@@ -246,3 +247,11 @@ def assets() -> Iterator[Check]:
     offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON")
     said = f"{cache}: {', '.join(models) or 'no models'}; {'offline' if offline else 'missing ones are downloaded'}"
     yield Check("model cache", "ok", said)
+    folder = fetched.assets_folder()
+    try:
+        there = [manifest.name for manifest in fetched.manifests() if fetched.locate(manifest.name)]
+    except InputError as error:
+        yield Check("weights", "warn", str(error), f"{sys.executable} {ROOT}/launch/fetch_assets.py")
+        return
+    none = "none fetched; models that describe videos and encode text want launch/fetch_assets.py"
+    yield Check("weights", "ok", f"{folder}: {', '.join(there) or none}")

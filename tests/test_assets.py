@@ -236,3 +236,49 @@ def test_a_path_is_what_it_says(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
     path.write_bytes(b"")
     assert assets.locate(str(path), tmp_path) == assets.Found(path)
+
+
+def test_the_command_fetches_lists_and_checks(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from launch import fetch_assets
+
+    words = ["--assets", str(tmp_path), "--captioner", "owner/tower@main", "--detector", "yolov5mu"]
+    assert fetch_assets.main([*words, "--only", "captioner,detector", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {(one["role"], one["name"], one["revision"]) for one in told["manifests"]} == {
+        ("captioner", "owner/tower", COMMIT),
+        ("detector", "yolov5mu.pt", assets.RELEASE),
+    }
+    assert fetch_assets.main(["--assets", str(tmp_path), "--check"]) == 0
+    assert "whole, every byte read" in capsys.readouterr().err
+    brought = tmp_path / "node"
+    assert fetch_assets.main(["--assets", str(brought), "--from", str(tmp_path), *words[2:], "--only", "captioner,detector"]) == 0
+    assert assets.check(brought) == [] and {manifest.revision for manifest in assets.manifests(brought)} == {COMMIT, assets.RELEASE}
+    (tmp_path / "owner--tower" / "model.safetensors").write_bytes(bytes(len(WEIGHTS)))
+    with pytest.raises(InputError, match=r"1 files are not what their manifests say\n  .*model.safetensors has a wrong checksum"):
+        fetch_assets.main(["--assets", str(tmp_path), "--check"])
+    with pytest.raises(InputError, match="--only tower: one or more of detector, captioner, text"):
+        fetch_assets.main(["--only", "tower"])
+    with pytest.raises(InputError, match="has no weights; fetch them with"):
+        fetch_assets.main(["--assets", str(tmp_path / "empty"), "--check"])
+
+
+def test_a_hub_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/api/models/owner/tower/revision/main\?blobs=true: .*refused"):
+        assets.fetch(TOWER, tmp_path, quiet)
+
+
+def test_a_text_tower_is_named_as_open_clip_names_it() -> None:
+    from launch.fetch_assets import Fetch, wanted
+
+    def name(text: str) -> str:
+        return wanted(Fetch(only=("text",), text=text))[0].name
+
+    assert name("ViT-B-32/openai") == "timm/vit_base_patch32_clip_224.openai", "as open_clip says, but without importing it"
+    assert name("ViT-B-16/openai") == "timm/vit_base_patch16_clip_224.openai" and name("owner/tower@main") == "owner/tower"
+    from jobs.encode_text import repository_of
+
+    assert repository_of("ViT-B-32", "openai") == assets.TEXT.name
+    with pytest.raises(InputError, match="ViT-B-32/nobody: open_clip knows no such weights"):
+        name("ViT-B-32/nobody")

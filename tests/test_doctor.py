@@ -20,7 +20,7 @@ from launch.profiles import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["python", "packages", "caption packages", "torch", "devices", "deepspeed", "machine", "make", "temporary files", "slurm"]
-NAMES += ["runs folder", "clock", "room", "file system", "tracking", "model cache"]
+NAMES += ["runs folder", "clock", "room", "file system", "tracking", "model cache", "weights"]
 
 
 def doctor(*words: str | Path, **changes: str) -> "subprocess.CompletedProcess[str]":
@@ -40,13 +40,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_as_a_command(tmp_path: Path) -> None:
     runs = tmp_path / "a" / "runs"
-    ended = doctor("--runs", runs, "--json", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    ended = doctor("--runs", runs, "--json", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1", ACSAR_ASSETS=str(tmp_path))
     document = json.loads(ended.stdout)
     told = {check["name"]: check for check in document["checks"]}
     assert list(told) == NAMES
     assert ended.returncode == 0 and document["ok"], ended.stdout + ended.stderr
     assert told["runs folder"] == {"name": "runs folder", "status": "ok", "said": f"{runs} can be made", "fix": ""}
     assert "offline" in told["model cache"]["said"]
+    assert "none fetched" in told["weights"]["said"]
     assert all(check["fix"] for check in document["checks"] if check["status"] != "ok")
     assert not runs.parent.exists()  # it looks, and leaves nothing
 
@@ -187,3 +188,21 @@ def test_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (line.status, answers) == ("ok", False)
     line, answers = slurm_checks.controller(asked=True)
     assert (line.status, answers) == ("fail", False)
+
+
+def test_weights_that_are_not_whole_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACSAR_ASSETS", str(tmp_path))
+    (tmp_path / "yolov5mu.pt").mkdir()
+    (tmp_path / "yolov5mu.pt" / "yolov5mu.pt").write_bytes(b"boxes")
+    manifest = {
+        "name": "yolov5mu.pt",
+        "role": "detector",
+        "source": "",
+        "revision": "",
+        "files": {"yolov5mu.pt": {"bytes": 5, "sha256": ""}},
+    }
+    (tmp_path / "yolov5mu.pt.json").write_text(json.dumps(manifest))
+    assert by_name(checks.assets())["weights"] == Check("weights", "ok", f"{tmp_path}: yolov5mu.pt")
+    (tmp_path / "yolov5mu.pt" / "yolov5mu.pt").write_bytes(b"box")
+    told = by_name(checks.assets())["weights"]
+    assert told.status == "warn" and "has 3 bytes instead of 5" in told.said and "launch/fetch_assets.py" in told.fix
