@@ -163,7 +163,9 @@ class Caption:
         told |= {"model": self.model, "prompts": list(self.prompts), "frames": self.frames, "height": self.height, **boxes}
         told |= {"max_tokens": self.max_tokens}
         if self.name == "endpoint":
-            return {**told, "endpoint": self.endpoint}
+            from jobs.caption_endpoint import address
+
+            return {**told, "endpoint": address(self.endpoint)}  # refuses one with a password in it
         return {**told, "tiles": self.tiles, "hidden": self.hidden, "precision": self.precision}
 
     def gather(self) -> dict[str, Any]:

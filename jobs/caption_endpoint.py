@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from jobs.caption_gate import refuses
 from jobs.caption_record import Answer, Ask
+from jobs.tracking_address import without_secrets
 from shards.errors import InputError
 
 KEY = "ACSAR_ENDPOINT_KEY"
@@ -316,9 +317,25 @@ def endpoint_captioner(
     key = os.environ.get(KEY, "").strip()
     if not key.isascii() or not key.isprintable():
         raise InputError(f"${KEY} holds characters that cannot be sent; put the key into it, in one line")
-    made = Endpoint(_address(url), model, max_tokens, concurrency, timeout, retries, backoff, image, key)
+    made = Endpoint(address(url), model, max_tokens, concurrency, timeout, retries, backoff, image, key)
     made.models()
     return made
+
+
+def address(url: str) -> str:
+    """The server's address up to and with /v1. InputError for what is none, and for one with a password in it."""
+    shown = without_secrets(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise InputError(f"--endpoint {shown!r} is no address; write http://HOST:PORT/v1") from None
+    if parts.username or parts.password:
+        raise InputError(f"--endpoint {shown!r}: a password in an address ends up in records; put the server's key into ${KEY}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise InputError(f"--endpoint {shown!r} is no address of a server; write http://HOST:PORT/v1")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 
 
 def data_url(image: NDArray[np.uint8], kind: Literal["jpeg", "png"] = "jpeg") -> str:
@@ -328,21 +345,6 @@ def data_url(image: NDArray[np.uint8], kind: Literal["jpeg", "png"] = "jpeg") ->
     file = io.BytesIO()
     Image.fromarray(image).save(file, kind.upper(), **({"quality": 95} if kind == "jpeg" else {}))
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _address(url: str) -> str:
-    """The address up to and with /v1. InputError for what is none, and for one with a password in it."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise InputError(f"--endpoint {url!r} is no address; write http://HOST:PORT/v1") from None
-    if parts.username or parts.password:
-        raise InputError(f"--endpoint {parts.hostname}: a password in an address ends up in records; put the server's key into ${KEY}")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InputError(f"--endpoint {url!r} is no address of a server; write http://HOST:PORT/v1")
-    path = parts.path.rstrip("/").removesuffix("/chat/completions")
-    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 
 
 def _read(response: Any, until: float) -> bytes:

@@ -4,19 +4,23 @@ import base64
 import io
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.caption import Caption
 from jobs.caption_endpoint import KEY, PATIENCE, Endpoint, _retry_after, data_url, endpoint_captioner
 from jobs.caption_gate import Limits, judge
 from jobs.caption_record import Ask, Strip
 from jobs.encode_text import count_tokens
 from shards.errors import InputError
+from shards.synthetic import write_synthetic
 from tests.chat_server import Chat, Move, drop, half, hang, ok, raw, status, trickle
 
 SECRET = "sk-0123456789abcdef"
@@ -315,10 +319,37 @@ def test_what_is_no_address(url: str) -> None:
         endpoint_captioner(url, "tiny")
 
 
-def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
-    with pytest.raises(InputError, match=KEY) as caught:
-        endpoint_captioner("http://me:geheim@node7:8000/v1", "tiny")
+@pytest.mark.parametrize("url", ["http://me:geheim@node7:8000/v1", "http://me:geheim@node7:none", "http://node7/v1?api_key=geheim"])
+def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(InputError, match="--endpoint") as caught:
+        endpoint_captioner(url, "tiny")
     assert "geheim" not in str(caught.value)
+
+
+def test_no_secret_is_in_any_file_of_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, SECRET)
+    write_synthetic(tmp_path / "set", subjects=1, cameras=(1,), actions=6, frames=(20, 20), videos=True)
+    job = Caption(
+        out=tmp_path / "captions",
+        videos=tmp_path / "set" / "videos",
+        boxes=tmp_path / "set" / "boxes.jsonl",
+        model="tiny",
+        all=True,
+        height=64,
+    )
+    with pytest.raises(InputError, match="password"):
+        replace(job, endpoint="http://me:geheim@node7:8000/v1")()
+    assert not (tmp_path / "captions").exists(), "nothing is written of an address with a password"
+    moves = [status(429, Retry_After="0.01"), half, ok("I cannot help."), *(ok(f"A person lifts hand {i}.") for i in range(9))]
+    with Chat(*moves) as chat:
+        done = replace(job, endpoint=chat.url)()
+        assert chat.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    records = [json.loads(line) for line in Path(done["captions"]).read_text().splitlines()]
+    assert len(records) == 6 and len(chat.questions) == 9, "six clips, two tries more and one asked again"
+    assert sorted(record["prompt"] for record in records) == ["again-en-1", *["describe-en-1"] * 5]
+    assert {record["model"] for record in records} == {f"{chat.url} tiny"} and {record["crop"] for record in records} <= {"person", "union"}
+    written = [path for path in (tmp_path / "captions").rglob("*") if path.is_file()]
+    assert len(written) > 3 and not any(SECRET in path.read_text() for path in written)
 
 
 def test_a_proxy_does_not_stand_before_this_machine_and_is_named_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
