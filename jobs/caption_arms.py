@@ -352,7 +352,9 @@ def _against(figure: Figure) -> list[tuple[Repetition, Event]]:
     frames = slice(again.start, again.stop)
     height = sum(float(np.median(_raised(figure, side)[frames])) for side in SIDES) / 2
     place = "in front of the " + ("face" if height > 0.05 else "chest" if height > -0.5 else "belly")
-    doing = "moves both hands apart and together" if kind is claps else "slides the hands up and down against each other"
+    close = float(np.median(apart[frames])) < 0.65
+    rubbing = "slides the hands up and down against each other" if close else "moves both hands up and down in turn"
+    doing = "moves both hands apart and together" if kind is claps else rubbing
     return [(again, Event(again.start, again.stop, "both hands", f"{doing} {often(again.count)} {place}", 3.0))]
 
 

@@ -97,7 +97,8 @@ def _walks(figure: Figure) -> list[Event]:
     steps = max(len(turning_points(smooth(feet[:, 2 if straight else 0], 2.0) / figure.leg, 0.25)) - 1, 1)
     moved = np.linalg.norm((place - place[0]) * (1, 0, 1), axis=1)
     start, stop = int(np.argmax(moved > 0.1 * distance)), int(np.argmax(moved > 0.9 * distance))
-    words = f"walks {way}, {number(steps)} step{'s' if steps > 1 else ''}, {way_long(distance)}"
+    quick = distance * 0.8 / max((stop - start) / FRAMES_PER_SECOND, 0.1) > 2.0
+    words = f"{'runs' if quick else 'walks'} {way}, {number(steps)} step{'s' if steps > 1 else ''}, {way_long(distance)}"
     return [Event(start, stop, "body", words, 4.2)]
 
 
@@ -162,7 +163,20 @@ def _lifts(figure: Figure) -> list[Event]:
         if found:
             a, b = max(found, key=lambda span: float(heights[side][span[0] : span[1]].max()))
             events.append(_lift(figure, side, max(a - 6, 0), min(b + 6, figure.frames), len(found)))
+        else:
+            events += _taps(figure, side)
     return [event for event in events if event.weight > 2.3]
+
+
+def _taps(figure: Figure, side: str) -> list[Event]:
+    """A foot that goes out to the side, near the floor, and comes back."""
+    out = figure.level(figure.at("Ankle" + side.title()) - figure.at("SpineBase"), side)[:, 0] / figure.leg
+    points = turning_points(smooth(out, 2.0), 0.16)
+    peaks = [b for a, b in itertools.pairwise(points) if out[b] > out[a]]
+    if len(points) < 3 or not peaks:
+        return []
+    words = f"steps the {side} foot out to the side and back" + (f" {often(len(peaks))}" if len(peaks) > 1 else "")
+    return [Event(points[0], points[-1], f"{side} leg", words, 2.6)]
 
 
 def _lift(figure: Figure, side: str, a: int, b: int, count: int) -> Event:

@@ -214,14 +214,16 @@ def _movement(joints: Array) -> float:
 
 
 def _levelling(persons: list[Array]) -> Array:
-    """[3,3]: turns the direction of straight standing legs to +y; the identity where no leg stands straight."""
+    """[3,3]: turns the direction of the legs to +y where somebody stands: both straight, the feet side by side (a walker's legs are
+    straight only when they slant). The identity where nobody does."""
     found = []
     for joints in persons:
-        for side in ("Left", "Right"):
-            hip, knee, ankle = (joints[:, _index(joints.shape[1], name + side)] for name in ("Hip", "Knee", "Ankle"))
-            straight = angle(hip - knee, knee - ankle) < 15
-            leg = _unit(hip - ankle, (0.0, 1.0, 0.0))
-            found.append(leg[straight & (angle(leg, np.broadcast_to((0.0, 1.0, 0.0), leg.shape)) < _LEVEL_MOST)])
+        part = {name: joints[:, [_index(joints.shape[1], name + side.title()) for side in SIDES]] for name in ("Hip", "Knee", "Ankle")}
+        leg = part["Hip"].mean(1) - part["Ankle"].mean(1)
+        straight = (angle(part["Hip"] - part["Knee"], part["Knee"] - part["Ankle"]) < 20).all(1)
+        beside = np.linalg.norm(part["Ankle"][:, 0] - part["Ankle"][:, 1], axis=1) < 0.45 * np.linalg.norm(leg, axis=1)
+        upright = angle(leg, np.broadcast_to((0.0, 1.0, 0.0), leg.shape)) < _LEVEL_MOST
+        found.append(_unit(leg, (0.0, 1.0, 0.0))[straight & beside & upright])
     legs = np.concatenate(found) if found else np.zeros((0, 3))
     if len(legs) < 5:
         return np.eye(3)

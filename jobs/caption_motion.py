@@ -17,7 +17,7 @@ from jobs.caption_figures import FRAMES_PER_SECOND, SIDES, Figure, figures, smoo
 from jobs.caption_record import Answer, Ask
 from shards.samples import Clip
 
-REVISION = "1"
+REVISION = "2"
 """Of the wording: another one gives other captions of the same clip."""
 
 LONGEST = 64
@@ -79,7 +79,7 @@ def _events(person: Figure) -> list[Event]:
     if person.frames < 8:
         return []
     body, arms = body_events(person), arm_events(person)
-    if any("walks" in event.words for event in body):
+    if any(event.words.startswith(("walks", "runs")) for event in body):
         arms = [replace(event, weight=event.weight - 1.2) for event in arms]
     return sorted([*body, *arms], key=lambda event: event.start)
 
