@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmarks import augmentation, caption_model, cluster, normalisation, packing, streaming, training_step
+from benchmarks import augmentation, caption_model, captioning, cluster, normalisation, packing, streaming, training_step
 from benchmarks.table import show
 
 
@@ -18,6 +18,7 @@ def main() -> None:
     show(packing.measure())
     show(streaming.measure())
     show(training_step.measure(peer))
+    show(captioning.strips())
     show(caption_model.measure())
     show(cluster.measure())
 
