@@ -90,7 +90,8 @@ PADDING = re.compile(
             rf"\b(?:the|this|these|each|every) (?:\w+ ){{0,3}}?{PICTURE} (?:\w+ )?{PICTURE_DOES}\b",
             r"\b(?:series|sequence|collage|montage|set) of (?:\w+ )?(?:images|frames|pictures|photos|shots)\b",
             r"\b(?:background|setting|lighting|room|environment|atmosphere) (?:\w+ )?(?:is|are|appears?|seems?|suggests?|remains?)\b",
-            r"\b(?:dynamic|vivid|captivating|sense of|various (?:stages|poses)|blurr(?:y|ed)|low (?:quality|resolution)|watermark)\b",
+            r"\b(?:dynamic|vivid|captivating) (?:scene|sequence|moment|image|picture|display|sense)\b",
+            r"\b(?:sense of (?:movement|motion|action)|various stages of|blurr(?:y|ed)|low (?:quality|resolution)|watermark)\b",
             r"\b(?:suggest|indicat|imply)(?:e?s|ing) (?:that )?(?:an? )?(?:movement|motion|action|activity|dynamic)\b",
         )
     ),

@@ -33,6 +33,7 @@ GOOD = (
     "The person points at the picture on the wall with the right index finger and turns away.",
     "A woman takes a photo with her phone, the phone is held up in front of her face with both hands.",
     "bend over, scoop up, rise, lift arm",
+    "Doing dynamic, acrobatic movements including flips, on hands or head, in various poses.",
     "right hand up, left hand down, both knees bend, trunk leans forward, then both arms swing back, right foot steps out",
 )
 BAD = {
