@@ -5,6 +5,7 @@ OUT/report.json      what the gate found; OUT/refused.jsonl: the records that it
 the rest of OUT      slices and attempts (jobs/caption_slices.py)
 """
 
+import hashlib
 import json
 import os
 import time
@@ -65,21 +66,24 @@ class Caption:
     gate: Literal["fail", "report"] = "fail"  # report: captions worse than the limits are kept, and the report says so
     limits: Limits = field(default_factory=Limits)  # of the quality gate
 
-    def __call__(self, part: str = "", progress: Progress | None = None) -> dict[str, Any]:
+    def __call__(self, part: str = "", progress: Progress | None = None, say: Callable[[str], None] | None = None) -> dict[str, Any]:
         """One slice by its name, GATHER (merge and gate), or everything; what came out, with `lines` for people.
 
-        Raises InputError for what the user can mend, such as a gate that does not let the captions through."""
+        say: is told at the start which clips were chosen. Raises InputError for what the user can mend, such as a gate that does not let
+        the captions through."""
         if part == GATHER:
             return self.gather()
         if part:
             plan = slices.read_plan(self.out)
             return Work(self, plan).slice(part, progress or _silent)
-        plan, _ = self.plan()
-        work = Work(self, plan)
+        plan, lines = self.plan()
+        for line in lines:
+            (say or _unsaid)(line)
+        work, tell = Work(self, plan), progress or _silent
         before = plan.clips - sum(plan.size(name) for name in plan.unfinished)
         for name in plan.unfinished:
-            done = work.slice(name, lambda count, _: progress and progress(before + count, plan.clips))  # noqa: B023
-            before += done["clips"]
+            work.slice(name, lambda count, _: tell(before + count, plan.clips))  # noqa: B023
+            before += plan.size(name)
         return self.gather()
 
     @property
@@ -114,7 +118,11 @@ class Caption:
             wanted[f"captioner {self.name}"] = self.model or DEFAULTS.get(self.name, self.name)
         if self.assets is not None:
             os.environ[assets.VARIABLE] = str(self.assets)  # where everybody looks from here on
-        assets.require(wanted)
+        try:
+            assets.require(wanted)
+        except InputError as error:
+            without = "or leave them: --detector none takes whole frames, --captioner motion needs skeletons only"
+            raise InputError(f"{error}\n  {without}") from None
 
     def plan(self) -> tuple[slices.Plan, list[str]]:
         """Write OUT/plan.jsonl, or find it; and what was chosen, in lines.
@@ -195,16 +203,16 @@ class Caption:
         write_json(self.out / REPORT, report)
         if kept is refused:
             failed = "; ".join(line.removeprefix("FAILED ") for line in judged.lines if line.startswith("FAILED"))
-            ways = "mend the cause and give another --out, raise the limit by its flag (--limits...), or keep them with --gate report"
+            ways = "mend the cause and give another --out, raise a limit (--limits.max-flagged, ...), or keep them with --gate report"
             raise InputError(f"the quality gate refuses these captions: {failed}. They are in {refused}; {ways}")
         refused.unlink(missing_ok=True)
         return self._shown(report)
 
     def preview(self, count: int) -> dict[str, Any]:
-        """Look at some clips, spread evenly over all: a contact sheet of their strips, or what the captioner says where there are none."""
+        """Look at some clips, picked by a hash of their keys: a sheet of their strips, or what the captioner says where there are none."""
         chosen = self.chosen()
-        keys = [chosen.keys[(2 * i + 1) * len(chosen.keys) // (2 * count)] for i in range(min(count, len(chosen.keys)))]
-        entries = [entry for entry in self.entries(chosen) if entry["key"] in set(keys)]
+        keys = set(sorted(chosen.keys, key=lambda key: hashlib.sha256(key.encode(errors="surrogateescape")).digest())[:count])
+        entries = [entry for entry in self.entries(chosen) if entry["key"] in keys]
         looks = list(map(Looks.of(self), entries))
         if self.sees == "strip":
             from jobs.caption_strip import contact_sheet
@@ -454,3 +462,6 @@ def _given(path: Path | None, flag: str) -> Path:
 
 
 def _silent(done: int, total: int) -> None: ...
+
+
+def _unsaid(line: str) -> None: ...

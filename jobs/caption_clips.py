@@ -87,7 +87,7 @@ def _samples(data: Path | None, folder: Path | None, there: Sequence[str] | None
         ) from None
     benchmark = _benchmark(samples, folder)
     missing = facts.missing(benchmark)
-    return [sample for sample in samples if sample.key not in missing], benchmark, "the names"
+    return [sample for sample in samples if sample.key not in missing], benchmark, "the clips' names"
 
 
 def _benchmark(samples: Sequence[Sample], folder: Path | None) -> str:

@@ -40,7 +40,7 @@ class Cancel:
     """Flags of `cancel`."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]  # of the comparison
-    # joint, bone, motion, pack, probe, fuse; default: all
+    # joint, bone, motion, caption, gather, pack, probe, fuse, ...; default: all
     keys: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY ...]")] = field(default_factory=list)
     runs: Path = field(default_factory=lambda: Path(os.environ.get("ACSAR_RUNS", "runs")))  # folder of all runs
     json: bool = False  # print one JSON document and nothing else

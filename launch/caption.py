@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
             return code
         report = job(GATHER)
     else:
-        report = with_bar("captions", lambda progress: job(progress=progress))
+        report = with_bar("captions", lambda progress: job(progress=progress, say=say))
     if where.json:
         print_json(report)
     else:
@@ -117,7 +117,7 @@ def foretold(command: Command, job: Caption) -> int:
     place = "one after the other on this machine" if here else f"as an array of jobs, at most {command.array} at a time"
     lines = [
         *chosen.lines,
-        f"{count} slices of {min(job.slice, len(chosen.keys))} clips, {place}, then the quality gate",
+        f"slices of {min(job.slice, len(chosen.keys))} clips: {count}, {place}, then the quality gate",
         f"captioner {job.name}{f' ({job.model})' if job.model else ''}"
         + (f", prompts {' then '.join(job.prompts)}" if job.sees == "strip" else ""),
         f"captions: {job.out / 'captions.jsonl'}",

@@ -39,7 +39,7 @@ class Retry:
     """Flags of `retry`."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]  # of the comparison
-    # joint, bone, motion, pack, probe, fuse; default: all
+    # joint, bone, motion, caption, gather, pack, probe, fuse, ...; default: all
     keys: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY ...]")] = field(default_factory=list)
     runs: Path = field(default_factory=lambda: Path(os.environ.get("ACSAR_RUNS", "runs")))  # folder of all runs
     dry_run: bool = False  # say what would be submitted, submit nothing

@@ -5,8 +5,9 @@
     RUNS/NAME/KEY/logs/errors/JOB.RESTART.ROUND.RANK.json   what a rank that failed said (jobs/failures.py)
     RUNS/NAME/KEY/logs/cancelled.json              the jobs that launch/cancel.py ended
 
-KEY is a stream (joint, bone, motion) or a stage (pack, probe, fuse). A start of the ranks is named by its TAG, JOB.RESTART.ROUND:
-Slurm's job id (123, or 123_4 in an array), how often Slurm restarted the job, how often the ranks were started within it.
+KEY is a stream (joint, bone, motion) or a stage (caption, encode-text, gather, pack, probe, fuse). A start of the ranks is named by its
+TAG, JOB.RESTART.ROUND: Slurm's job id (123, or 123_4 in an array), how often Slurm restarted the job, how often the ranks were started
+within it.
 """
 
 from collections.abc import Iterable
@@ -23,9 +24,9 @@ ORDER = ("caption", "captions", "encode-text", "gather", "pack", "joint", "bone"
 class Submission:
     """What was submitted for a unit. Part i of `parts` is done by job `job_of(i)`."""
 
-    stage: str  # pretrain, pack, probe, fuse: jobs/stages.py
+    stage: str  # pretrain, pack, caption, ...: jobs/stages.py
     description: str  # JSON file of the stage's dataclass
-    parts: list[str]  # pretrain: the stream; of an array one slice each; [""] = the whole stage
+    parts: list[str]  # pretrain: the stream; of captions the slices; [""] = the whole stage
     jobs: list[tuple[str, int, int]]  # (Slurm job id, first part, number of parts): one row, or several where an array had to be split
     nodes: int
     tasks_per_node: int

@@ -103,7 +103,7 @@ def test_names_say_who_trains_where_no_data_are_named(tmp_path: Path, raw: Path)
     names = ["S001C001P001R001A001", "S001C001P002R001A001", "S001C001P003R001A001", "S001C002P005R002A008"]
     ntu = choose(clips(*names), None, None, tmp_path, "", False, None)
     # subjects 1 and 2 train, 3 does not; the last name is on the authors' list of missing skeletons
-    assert ntu.keys == names[:2] and ntu.lines[0] == "training part of ntu60 by xsub (the names): 2 of 3 samples"
+    assert ntu.keys == names[:2] and ntu.lines[0] == "training part of ntu60 by xsub (the clips' names): 2 of 3 samples"
     invented = choose(clips("S001C001P001R001A001", "S001C001P002R001A001"), None, None, raw / "videos", "", False, None)
     assert invented.keys == ["S001C001P001R001A001"] and "synthetic" in invented.lines[0]  # about.json above says that it is not NTU
     with pytest.raises(InputError, match=r"which clips train and which test.*--data.*--all"):
