@@ -20,6 +20,7 @@ def main() -> None:
     show(training_step.measure(peer))
     show(captioning.strips())
     show(caption_model.measure())
+    show(encoding.measure())
     show(cluster.measure())
 
 
