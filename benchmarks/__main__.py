@@ -4,7 +4,18 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmarks import augmentation, caption_model, captioning, cluster, normalisation, packing, streaming, training_step
+from benchmarks import (
+    augmentation,
+    caption_gate,
+    caption_model,
+    captioning,
+    cluster,
+    encoding,
+    normalisation,
+    packing,
+    streaming,
+    training_step,
+)
 from benchmarks.table import show
 
 
@@ -20,6 +31,7 @@ def main() -> None:
     show(training_step.measure(peer))
     show(captioning.strips())
     show(caption_model.measure())
+    show(caption_gate.measure())
     show(encoding.measure())
     show(cluster.measure())
 
