@@ -81,11 +81,17 @@ class EncodeText:
     def plan(self) -> tuple[slices.Plan, list[str]]:
         """Write OUT/plan.jsonl, or find it; and what will be encoded, in lines. InputError when weights are missing, and for another
         encoder or other captions in OUT."""
-        self.check()
-        encoder = HashText.encoder if self.encoder == "hash" else weights_of(self).name(self)
+        encoder = self.ready()
         texts, lines = self.texts()
         entries = [{"key": _sha(text), "text": text} for text in texts]
         return slices.write_plan(self.out, {"encoder": encoder}, entries, self.slice), [*lines, f"encoder {encoder}"]
+
+    def ready(self) -> str:
+        """The encoder's name. InputError when it cannot be had here: to be asked before captions are made for it."""
+        self.check()
+        if self.level == "hidden":
+            return self.level
+        return HashText.encoder if self.encoder == "hash" else weights_of(self).name(self)
 
     def foretell(self) -> dict[str, Any]:
         """What would be encoded; nothing is written."""
@@ -101,7 +107,7 @@ class EncodeText:
         count = -(-len(texts) // self.slice)
         lines.append(f"{count} slices of {min(self.slice, len(texts))} captions")
         try:
-            lines.append(f"encoder {HashText.encoder if self.encoder == 'hash' else weights_of(self).name(self)}")
+            lines.append(f"encoder {self.ready()}")
         except InputError as error:
             lines.append(f"it would stop: {error}")
         return {"captions": len(texts), "slices": count, "lines": [*lines, f"features: {self.out}"]}

@@ -111,6 +111,7 @@ def here(command: Command, describing: Describing | None) -> int:
     if describing is not None:
         if where.dry_run:
             raise InputError("--dry-run of a chain that begins with captions: python launch/caption.py --dry-run shows its first stage")
+        describing.encode.ready()
         for what, stage in (("captions", describing.caption), ("text features", describing.encode)):
             for line in with_bar(what, lambda progress, stage=stage: stage(progress=progress))["lines"]:  # type: ignore[misc]
                 say(line)
@@ -196,6 +197,7 @@ def submit_chain(
 def submit_texts(describing: Describing, run: Path, profile: Profile, code: Path) -> dict[str, list[str]]:
     """Submit what is missing of captions, gate and text features; {unit: its jobs in the queue}. The features are one job, since how many
     distinct captions there will be is not known yet."""
+    describing.encode.ready()  # missing weights are better known before hours of captioning than after
     plan, lines = describing.caption.plan()
     for line in lines:
         say(line)
