@@ -63,6 +63,7 @@ class Caption:
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
     assets: Path | None = None  # folder of weights (launch/fetch_assets.py); default: $ACSAR_ASSETS, or ~/.cache/acsar
     slice: int = 500  # clips of a slice: what one job does between two loads of the model
+    errors: Literal["keep", "again"] = "keep"  # again: clips without caption because of an error, a video since mended, are tried once more
     gate: Literal["fail", "report"] = "fail"  # report: captions worse than the limits are kept, and the report says so
     limits: Limits = field(default_factory=Limits)  # of the quality gate
 
@@ -131,7 +132,19 @@ class Caption:
         chosen = self.chosen()
         if not (self.out / slices.PLAN).is_file() or slices.read_plan(self.out).unfinished:
             self.check_weights()
-        return slices.write_plan(self.out, self.configuration(), self.entries(chosen), self.slice), chosen.lines
+        plan = slices.write_plan(self.out, self.configuration(), self.entries(chosen), self.slice)
+        return plan, [*chosen.lines, *(self._errors_again(plan) if self.errors == "again" else ())]
+
+    def _errors_again(self, plan: slices.Plan) -> list[str]:
+        """Forget the records that say why there is no caption; how many, in a line."""
+        count = 0
+        for name in plan.names:
+            records = slices.read_slice(self.out, name) if slices.is_finished(self.out, name) else slices.written(self.out, name).values()
+            if keys := [record["key"] for record in records if record.get("error")]:
+                (self.out / REPORT).unlink(missing_ok=True)  # first: it speaks of records that are no longer there
+                slices.forget(self.out, name, keys)
+                count += len(keys)
+        return [f"{count} clips that had no caption are tried once more"]
 
     def chosen(self) -> Chosen:
         """The clips to caption. InputError for flags that do not go together, and for what `choose` refuses."""
@@ -202,9 +215,11 @@ class Caption:
         }
         write_json(self.out / REPORT, report)
         if kept is refused:
-            failed = "; ".join(line.removeprefix("FAILED ") for line in judged.lines if line.startswith("FAILED"))
-            ways = "mend the cause and give another --out, raise a limit (--limits.max-flagged, ...), or keep them with --gate report"
-            raise InputError(f"the quality gate refuses these captions: {failed}. They are in {refused}; {ways}")
+            failed = [line.removeprefix("FAILED ") for line in judged.lines if line.startswith("FAILED")]
+            lacking = any(line.startswith("without caption") for line in failed)
+            mend = "mend the cause and add --errors again" if lacking else "take another captioner or prompt and another --out"
+            ways = f"{mend}, raise a limit (--limits.max-flagged, ...), or keep them with --gate report"
+            raise InputError(f"the quality gate refuses these captions: {'; '.join(failed)}. They are in {refused}; {ways}")
         refused.unlink(missing_ok=True)
         return self._shown(report)
 

@@ -176,6 +176,14 @@ def _attempt_path(out: Path, name: str, number: int) -> Path:
     return out / ATTEMPTS / f"{name}.{number:04d}.jsonl"
 
 
+def forget(out: Path, name: str, keys: Sequence[str]) -> None:
+    """Take the records of these clips back, also out of a finished slice: the next attempt asks about them again."""
+    attempt = Attempt.begin(out, name)
+    attempt._write([{"key": key, "forget": True} for key in keys])
+    attempt.close()
+    final(out, name).unlink(missing_ok=True)
+
+
 def hidden_path(out: Path, name: str, key: str) -> Path:
     """Where the captioner's own features of a clip lie."""
     return out / HIDDEN / name / f"{key}.npy"
@@ -215,7 +223,8 @@ def attempts(out: Path, name: str) -> list[tuple[int, Path]]:
 
 def written(out: Path, name: str) -> dict[str, Record]:
     """What the attempts at a slice have written so far, by key; a newer attempt's record replaces an older one's."""
-    return {record["key"]: record for _, path in attempts(out, name) for record in read_attempt(path) if "key" in record}
+    found = {record["key"]: record for _, path in attempts(out, name) for record in read_attempt(path) if "key" in record}
+    return {key: record for key, record in found.items() if not record.get("forget")}
 
 
 def read_attempt(path: Path, times: bool = False) -> list[Record]:

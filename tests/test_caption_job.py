@@ -338,6 +338,16 @@ def test_bad_videos_are_records(raw: Path, toy: Toy, tmp_path: Path) -> None:
     assert empty.error.startswith("unreadable video: ") and broken.error.startswith("unreadable video: ")
     assert {key for key, _ in toy.asked} == {good.key, other.key}
 
+    (videos / names[2].name).write_bytes(names[2].read_bytes())  # fetched again
+    toy.asked = []
+    replace(job, limits=Limits(max_errors=0.5))()
+    assert not toy.asked  # nothing is missing
+    report = replace(job, limits=Limits(max_errors=0.5), errors="again")()
+    assert [key for key, _ in toy.asked] == [empty.key] and report["summary"]["errors"] == {"unreadable video": 1}
+    assert [record.usable for record in records(job.out)] == [True, True, True, False]
+    # captions did not change, but the report that was thrown away is there again
+    assert replace(job, limits=Limits(max_errors=0.5))()["sha256"] == report["sha256"]
+
 
 def test_a_model_with_random_weights_fails_the_gate(raw: Path, tmp_path: Path) -> None:
     from tests.tiny_models import tiny_ovis2

@@ -62,6 +62,8 @@ def test_forty_slices_of_which_many_are_killed(box: Box, tmp_path: Path) -> None
     profile.write_text(f'cpus_per_task = 1\ntime = "20"\npython = "{python}"\n')
     command = ["--data", raw, "--out", out, "--captioner", "motion", "--all", "--slice", str(EACH), "--batch", "1"]
     where = ["--cluster", "slurm", "--cluster-profile", profile, "--array", "12"]
+    foretold = launch("caption", *command, *where, "--dry-run", ACSAR_RUNS=str(runs))
+    assert f"#SBATCH --array=0-{SLICES - 1}%12" in foretold.stdout and not out.exists(), foretold.stderr
     submitted = launch("caption", *command, *where, "--json", ACSAR_RUNS=str(runs))
     assert submitted.returncode == 0, submitted.stderr
     told = json.loads(submitted.stdout)
