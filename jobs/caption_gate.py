@@ -14,6 +14,7 @@ from typing import Any
 
 from jobs.caption_record import CaptionRecord
 from jobs.caption_text import PICTURE, clean, cut, sentences, words
+from shards.errors import InputError
 
 FLAGS = ("empty", "refusal", "repeated phrase", "copy of the prompt", "wrong language", "too long", "boiler-plate")
 
@@ -29,6 +30,15 @@ class Limits:
     max_errors: float = 0.02  # share of clips without caption: unreadable videos, an endpoint that gave up
     max_tokens: int = 75  # CLIP tokens between start and end
     multilingual: bool = False  # the text tower reads other languages than English: none is wrong
+
+    def __post_init__(self) -> None:
+        for name in ("max_flagged", "max_duplicates", "max_errors"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"--limits.{name.replace('_', '-')} {getattr(self, name)}: a share lies between 0 and 1; 5 percent are 0.05"
+                )
+        if self.max_tokens < 1:
+            raise InputError(f"--limits.max-tokens {self.max_tokens}: at least 1 is needed; CLIP reads 75")
 
 
 @dataclass(frozen=True)

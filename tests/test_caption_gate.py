@@ -14,6 +14,7 @@ from jobs.caption_record import CaptionRecord
 from jobs.caption_text import clean, cut, words
 from jobs.encode_text import count_tokens
 from shards.actions import ACTIONS
+from shards.errors import InputError
 from shards.synthetic import write_synthetic
 
 PROMPT = prompts(DEFAULT)[0].words
@@ -255,6 +256,12 @@ def test_one_caption_everywhere_fails_though_each_of_them_is_good() -> None:
     few = [record(i, f"A person does action {i % 10}.") for i in range(1000)]
     assert verdict(Summary.of(few), Limits()).passes, "ten actions, each told in one way"
     assert verdict(Summary.of([record(0, "A person waves.")]), Limits()).passes, "a single clip repeats nothing"
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_flagged", 5), ("max_errors", -0.1), ("max_duplicates", float("nan")), ("max_tokens", 0)])
+def test_limits_that_cannot_be_meant(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"--limits.{name.replace('_', '-')}"):
+        Limits(**{name: value})  # type: ignore[arg-type]
 
 
 def test_sentences_that_stand_everywhere_are_shown() -> None:
