@@ -54,19 +54,18 @@ class Whole:
 class Injected:
     """Boxes of a file, looked up by key and frame number; what the file does not have shows nobody.
 
-    lines: where in the file the lines of a key begin, so that a set of millions of boxes needs little memory."""
+    places: the bytes of the file that hold a key's lines, from and to, so that millions of boxes need little memory."""
 
     path: Path
     name: str
-    lines: dict[str, list[int]] = field(repr=False)
+    places: dict[str, tuple[int, int]] = field(repr=False)
 
     def __call__(self, clip: VideoClip, numbers: Sequence[int], frames: Sequence[Image]) -> list[list[Person]]:
-        found: dict[int, list[Person]] = {}
+        start, stop = self.places.get(clip.key, (0, 0))
         with self.path.open("rb") as file:
-            for start in self.lines.get(clip.key, ()):
-                file.seek(start)
-                _, frame, people = _parsed(file.readline(), f"{self.path}: byte {start}")
-                found[frame] = people
+            file.seek(start)
+            lines = file.read(stop - start).splitlines()
+        found = {frame: people for _, frame, people in (_parsed(line, str(self.path)) for line in lines if line.strip())}
         return [found.get(number, []) for number in numbers]
 
 
@@ -131,23 +130,26 @@ def whole() -> Detector:
 def injected(path: Path) -> Detector:
     """Boxes from a JSONL file, a line per frame: {"key": "...", "frame": 12, "boxes": [[x1, y1, x2, y2, score], ...]}.
 
-    InputError naming the line that is none, or the file that cannot be read."""
-    lines: dict[str, list[int]] = {}
-    seen: set[tuple[str, int]] = set()
-    start = 0
+    The lines of a key follow each other. InputError naming the line that is wrong, or the file that cannot be read."""
+    places: dict[str, tuple[int, int]] = {}
+    start, last, frames = 0, "", set[int]()
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     key, frame, _ = _parsed(line, f"{path}: line {number}")
-                    if (key, frame) in seen:
+                    if key != last:
+                        last, frames = key, set()
+                        if key in places:
+                            raise InputError(f"{path}: line {number}: {key} comes again; sort the file, so that its lines are together")
+                    if frame in frames:
                         raise InputError(f"{path}: line {number}: frame {frame} of {key} comes twice; keep one of the lines")
-                    seen.add((key, frame))
-                    lines.setdefault(key, []).append(start)
+                    frames.add(frame)
+                    places[key] = (places.get(key, (start, 0))[0], start + len(line))
                 start += len(line)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); --boxes takes a JSONL file of boxes") from None
-    return Injected(path, f"boxes {path.name} sha256:{sha256_of(path)[:12]}", lines)
+    return Injected(path, f"boxes {path.name} sha256:{sha256_of(path)[:12]}", places)
 
 
 def _parsed(line: bytes, where: str) -> tuple[str, int, list[Person]]:

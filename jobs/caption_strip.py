@@ -19,7 +19,7 @@ HEIGHT = 448
 """Pixels: the side of a tile of the default captioner."""
 _WIDEST = 4
 """Most width of one frame's part of the strip, in heights."""
-_SHEET_WIDTH, _ROW, _LINE, _GAP = 1400, 200, 18, 8
+_NARROWEST, _WIDEST_ROW, _ROW, _LINE, _GAP = 800, 1400, 200, 18, 8
 
 
 def make_strip(clip: VideoClip, k: int, detector: Detector, height: int = HEIGHT) -> Strip:
@@ -55,21 +55,27 @@ def pasted(frames: Sequence[Image], boxes: Sequence[Box], height: int) -> Image:
 
 def contact_sheet(rows: Sequence[tuple[str, Strip | str]], path: Path) -> None:
     """A PNG with a row for each (key, strip): the strip, its key, what was cropped, frame numbers; or why there is no strip."""
-    heights = [_LINE + _GAP + (0 if isinstance(strip, str) else _ROW) for _, strip in rows]
-    sheet = Pillow.new("RGB", (_SHEET_WIDTH, sum(heights) + _GAP), (250, 250, 250))
+    pictures = [None if isinstance(strip, str) else _thumbnail(strip) for _, strip in rows]
+    heights = [_LINE + _GAP + (picture.height if picture else 0) for picture in pictures]
+    width = max([_NARROWEST, *(picture.width for picture in pictures if picture)]) + 2 * _GAP
+    sheet = Pillow.new("RGB", (width, sum(heights) + _GAP), (250, 250, 250))
     draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(13), _GAP
-    for (key, strip), height in zip(rows, heights):
-        if isinstance(strip, str):
-            draw.text((_GAP, top), _printable(f"{key}   no strip: {strip}"), (170, 20, 20), font)
-        else:
-            draw.text((_GAP, top), _printable(f"{key}   {_said(strip)}"), (170, 90, 0) if strip.crop == "full" else (20, 20, 20), font)
-            picture = Pillow.fromarray(strip.image)
-            picture.thumbnail((_SHEET_WIDTH - 2 * _GAP, _ROW), Pillow.Resampling.BICUBIC)
+    for (key, strip), picture, height in zip(rows, pictures, heights):
+        said = f"no strip: {strip}" if isinstance(strip, str) else _said(strip)
+        colour = (170, 20, 20) if isinstance(strip, str) else (170, 90, 0) if strip.crop == "full" else (20, 20, 20)
+        draw.text((_GAP, top), _printable(f"{key}   {said}"), colour, font)
+        if picture is not None:
             sheet.paste(picture, (_GAP, top + _LINE))
         top += height
     png = BytesIO()
     sheet.save(png, "PNG")
     write_file(path, [png.getvalue()])
+
+
+def _thumbnail(strip: Strip) -> Pillow.Image:
+    picture = Pillow.fromarray(strip.image)
+    picture.thumbnail((_WIDEST_ROW, _ROW), Pillow.Resampling.BICUBIC)
+    return picture
 
 
 def _said(strip: Strip) -> str:

@@ -175,12 +175,8 @@ def frames(count: int, width: int = 320, height: int = 180) -> list[np.ndarray]:
 
 def test_injected_boxes_are_found_by_key_and_frame(tmp_path: Path) -> None:
     path = tmp_path / "boxes.jsonl"
-    lines = [
-        ("k", 3, [[1, 2, 30, 40, 0.5]]),
-        ("other", 3, [[5, 5, 9, 9, 1]]),
-        ("k", 9, []),
-        ("k", 10, [[0, 0, 9, 9, 1], [2, 2, 8, 8, 0.7]]),
-    ]
+    boxes = [[0, 0, 9, 9, 1], [2, 2, 8, 8, 0.7]]
+    lines = [("o", 3, [[5, 5, 9, 9, 1]]), ("k", 3, [[1, 2, 30, 40, 0.5]]), ("k", 9, []), ("k", 10, boxes)]
     path.write_text("\n\n".join(json.dumps({"key": key, "frame": frame, "boxes": boxes}) for key, frame, boxes in lines))
     detector = injected(path)
     assert detector(CLIP, [3, 9, 10, 11], []) == [[Person((1, 2, 30, 40), 0.5)], [], [Person((0, 0, 9, 9)), Person((2, 2, 8, 8), 0.7)], []]
@@ -205,6 +201,9 @@ def test_injected_boxes_that_are_refused(line: str, tmp_path: Path) -> None:
     (tmp_path / "boxes.jsonl").write_text('{"key": "k", "frame": 0, "boxes": []}\n' + line + "\n")
     with pytest.raises(InputError, match=r"boxes\.jsonl: line 2: "):
         injected(tmp_path / "boxes.jsonl")
+    (tmp_path / "apart.jsonl").write_text("".join(f'{{"key": "{key}", "frame": 0, "boxes": []}}\n' for key in "aba"))
+    with pytest.raises(InputError, match="line 3: a comes again"):
+        injected(tmp_path / "apart.jsonl")
     with pytest.raises(InputError, match="cannot be read"):
         injected(tmp_path / "absent.jsonl")
 
