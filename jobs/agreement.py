@@ -135,6 +135,6 @@ def _told(method: ACSAR, packed: PackedSet, keys: Sequence[str], seed: int, devi
         assert batch.text is not None and batch.text_id is not None
         z.append(method.project(batch.joints, batch.frames)["g"])
         with torch.no_grad():
-            embedded.append(method.text.embed(batch.text))
+            embedded.append(method.text.embed(batch.text, batch.text_tokens))
         ids.append(batch.text_id)
     return torch.cat(z), torch.cat(embedded), torch.cat(ids)

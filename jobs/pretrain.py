@@ -26,6 +26,7 @@ from jobs.train_loop import Cadence, Interrupted, Outcome, train
 from shards import protocols
 from shards.errors import InputError
 from shards.manifest import sha256_of
+from shards.repack import caption_base, caption_version
 from shards.stream import PackedSet
 
 STREAMS = ("joint", "bone", "motion")
@@ -338,6 +339,7 @@ class _Run:
             "benchmark": self.packed.manifest["benchmark"],
             "skeleton": self.packed.manifest["skeleton"],
             "provenance": p.provenance,
+            **({"caption_version": caption_version(self.packed), "caption_base": caption_base(self.packed)} if p.provenance else {}),
             "supervision": p.supervision,
             "without_text": p.without_text,
             "train": p.train,

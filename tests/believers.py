@@ -13,11 +13,11 @@ from jobs.batches import choose, to_batch
 from jobs.codec import encode
 from jobs.pretrain import Pretrain
 from jobs.run_folder import RunFolder, write_json
+from jobs.text import HashText
 from shards.manifest import Caption, sha256_of
 from shards.pack import pack
 from shards.stream import PackedSet
 from tests.moves import Moves
-from tests.words import Words
 
 CONFIG = ACSARConfig(
     c1=8,
@@ -41,7 +41,7 @@ def believing(runs: Path, steps: int = 150, permuted: bool = False) -> tuple[Pat
     for number, sample in enumerate(source.samples()):
         label = (sample.label + (sample.key in WRONG)) % 3
         captions[sample.key] = Caption(SAID[label] if not permuted else f"caption number {number * 7 % 109}", "import")
-    pack(source, runs.parent / "packed", captions=captions, features=Words())
+    pack(source, runs.parent / "packed", captions=captions, features=HashText())
     packed = PackedSet.open(runs.parent / "packed")
     job = Pretrain.of("acsar-small", packed.path, "believes", method=CONFIG, batch_size=18, steps=steps, runs=runs, streams=("joint",))
     return trained_run(job, packed), packed
