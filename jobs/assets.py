@@ -29,7 +29,8 @@ HUB = "https://huggingface.co"
 DETECTORS = "https://github.com/ultralytics/assets/releases/download"
 RELEASE = "v8.4.0"  # of the detectors' weights
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
-TOWER = ("open_clip_config.json", "open_clip_model.safetensors")
+# of open_clip: configuration, weights, and the tokenizers of towers that have another one than CLIP's
+TOWER = ("open_clip_config.json", "open_clip_model.safetensors", "*token*.json", "vocab.*", "merges.txt", "*.model")
 MODEL = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")  # no pickle, and no code: native classes need none
 CHUNK = 1 << 20
 TRIES = 4

@@ -119,7 +119,7 @@ class EncodeText:
         given = sum(len(caption.texts) for caption in captions.values())
         lines = [f"{given} captions of {len(captions)} samples, {len(found)} distinct"]
         if self.encoder == "clip" and (long := sum(count_tokens(text) > LIMIT for text in found)):
-            lines.append(f"{long} of them have more than {LIMIT} CLIP tokens: the tower does not see their ends")
+            lines.append(f"{long} of them have more than {LIMIT} CLIP tokens: a tower of {LIMIT + 2} positions does not see their ends")
         return found, lines
 
     def gather(self) -> dict[str, Any]:
@@ -286,7 +286,9 @@ def _weights(model: str, pretrained: str, activation: str, folder: Path | None) 
                 f"--pretrained {pretrained}: a file does not say which activation its weights want, and {model} comes with two; name it: "
                 f"--activation quickgelu (OpenAI, MetaCLIP, LAION-400M) or --activation gelu (others)"
             )
-        return Weights(model, given.resolve(), sha256_of(given), own if activation == "auto" else activation == "quickgelu")
+        if activation == "gelu" and own:
+            raise InputError(f"--activation gelu: {model} is the model with the other one; leave the flag out, or name another --model")
+        return Weights(model, given.resolve(), sha256_of(given), own or activation == "quickgelu")
     tag = clip.get_pretrained_cfg(model, pretrained)
     if not tag:
         tags = ", ".join(clip.list_pretrained_tags_by_model(model)) or "none"
@@ -300,7 +302,11 @@ def _weights(model: str, pretrained: str, activation: str, folder: Path | None) 
     said = next((one.files.get(path.name, {}).get("sha256") for one in assets.manifests(folder) if one.name == repository), None)
     if said is not None and said != summed and path.is_relative_to(assets.assets_folder(folder)):
         raise InputError(f"{path} has a wrong checksum (sha256 {summed}, the manifest says {said}); fetch {repository} again")
-    return Weights(model, path, summed, bool(tag.get("quick_gelu", False)) if activation == "auto" else activation == "quickgelu")
+    quick = bool(tag.get("quick_gelu", False)) or own
+    if activation != "auto" and quick != (activation == "quickgelu"):
+        raise InputError(f"--activation {activation}: {model}/{pretrained} wants the other one; leave the flag out")
+    # a repository that is all there also has the tokenizer, which other towers than CLIP's do not share
+    return Weights(f"local-dir:{there}" if (there / assets.TOWER[0]).is_file() else model, path, summed, quick)
 
 
 def is_model(name: str) -> bool:
@@ -328,7 +334,7 @@ class Tower:
         self.job, self.name = job, weights.name(job)
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if job.device == "auto" else job.device)
         self.model = load(weights, self.device)
-        self.tokenizer = _open_clip().get_tokenizer(weights.model)
+        self.tokenizer = tokenizer_of(weights)
         first = self(["a"])[0].features
         self.shape = (int(first.shape[0]), int(first.shape[1]))
 
@@ -368,6 +374,16 @@ def load(weights: Weights, device: "torch.device") -> Any:
             f"{weights.path} cannot be loaded as {weights.model} ({words[0] if words else type(error).__name__}){old}"
         ) from None
     return model.eval()
+
+
+def tokenizer_of(weights: Weights) -> Any:
+    """open_clip's tokenizer of a tower. InputError where its files are not on this machine."""
+    try:
+        return _open_clip().get_tokenizer(weights.model)
+    except Exception as error:  # of transformers, which looks for files in several places
+        words = str(error).strip().splitlines()
+        told = f"the tokenizer of {weights.model} is not here ({words[0] if words else type(error).__name__})"
+        raise InputError(f"{told}; fetch the whole repository: python launch/fetch_assets.py --only text --text REPOSITORY") from None
 
 
 def word_features(model: Any, ids: "torch.Tensor") -> "torch.Tensor":
@@ -412,11 +428,11 @@ def image_text_scores(
 
     where = torch.device(device)
     weights = _weights(model, pretrained, activation, folder)
-    clip, found = _open_clip(), load(weights, where)
+    found = load(weights, where)
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     seen = image_transform_v2(PreprocessCfg(**found.visual.preprocess_cfg), is_train=False)
-    tokenizer = clip.get_tokenizer(weights.model)
+    tokenizer = tokenizer_of(weights)
     scores = []
     with torch.inference_mode():
         for strip, text in zip(strips, texts, strict=True):

@@ -154,6 +154,14 @@ def test_the_tags_activation_is_built_and_a_bare_file_must_say_its_own(clip: Pat
         weights_of(replace(job, pretrained=str(weights)))
     assert weights_of(replace(job, pretrained=str(weights), activation="quickgelu")).quick
     assert not weights_of(replace(job, pretrained=str(weights), model="tiny-clip")).quick
+    with pytest.raises(InputError, match=r"ViT-B-32/openai wants the other one"):
+        weights_of(replace(job, activation="gelu"))
+    with pytest.raises(InputError, match=r"ViT-B-32-quickgelu is the model with the other one"):
+        weights_of(replace(job, pretrained=str(weights), model="ViT-B-32-quickgelu", activation="gelu"))
+    (place / "open_clip_config.json").write_bytes((clip / "open_clip_config.json").read_bytes())
+    report = job()  # the very defaults: found by its tag, with the configuration and the tokenizer of its folder
+    assert report["rows"] == 8 and report["encoder"].startswith("open_clip ViT-B-32/openai quickgelu word float32 sha256:")
+    (place / "open_clip_config.json").unlink()
     assert weights_of(replace(job, pretrained=str(weights), model="ViT-B-32-quickgelu")).quick
     (place / weights.name).write_bytes(weights.read_bytes()[:-1] + b"\xff")
     with pytest.raises(InputError, match=r"wrong checksum \(sha256 .*fetch timm/vit_base_patch32_clip_224.openai again"):
@@ -164,6 +172,42 @@ def test_the_tags_activation_is_built_and_a_bare_file_must_say_its_own(clip: Pat
     }
     one, other = (tower[kind](["a person waves"])[0].features.astype(np.float32) for kind in ("gelu", "quickgelu"))
     assert np.abs(one - other).max() > 1e-3, "the activation reaches the network"
+
+
+def test_towers_with_a_tokenizer_of_their_own_read_it_from_their_folder(tmp_path: Path, clip: Path) -> None:
+    """As multilingual ones are: not causal, pooled at the last position, a tokenizer in transformers' files."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    from tests.tiny_models import tokenizer
+
+    folder, words = tmp_path / "multilingual", tokenizer(())
+    words.save_pretrained(folder)
+    text = {"context_length": 64, "vocab_size": len(words), "width": 32, "heads": 4, "layers": 1}
+    own = {
+        "no_causal_mask": True,
+        "pool_type": "last",
+        "hf_tokenizer_name": "owner/multilingual",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+    }
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 16, "patch_size": 8},
+        "text_cfg": text | own,
+    }
+    save_file(open_clip.CustomTextCLIP(**json.loads(json.dumps(config))).state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**config, "custom_text": True}}))
+    said = ["一个人举起左手", "the left arm"]
+    job = job_of(tmp_path, folder, said=said)
+    store = TextStore.open(Path(job()["out"]))
+    assert store.shape == (64, 32) and [store.tokens(text) for text in said] == [len(words(text)["input_ids"]) for text in said]
+    assert (store(said[0]) != store(said[1])).any()
+    for path in folder.glob("*token*"):
+        path.unlink()
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"the tokenizer of local-dir:.* is not here"):
+        replace(job, out=tmp_path / "other")()
 
 
 def test_weights_that_are_missing_or_unknown_are_named(tmp_path: Path, clip: Path) -> None:
