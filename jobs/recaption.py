@@ -54,13 +54,12 @@ class Recaption:
 
     run: Path  # RUNS/NAME (or NAME below --runs), pretrained with captions
     worst: str = "5%"  # how many of the training captions: a share, or a number
-    captions: Path | None = (
-        None  # folder of launch/caption.py that the run's set was packed with: says how strips were made and what was asked
-    )
+    # folder of launch/caption.py that the run's set was packed with: says how strips were made, who was asked, and by which prompt
+    captions: Path | None = None
     videos: Path | None = None  # folder of videos: for captioners that look at them, and for the strips on the page
     data: Path | None = None  # raw skeletons, for captioner motion
     captioner: str = ""  # who is asked; default: the one of --captions, by another prompt
-    model: str = ""  # as in launch/caption.py; so are the following, down to limits
+    model: str = ""  # of that captioner, as in launch/caption.py; so are the next ones, as far as --device
     endpoint: str = ""
     published: Path | None = None  # captioner import: the file of published captions
     prompts: tuple[str, ...] = ()  # default: those in English that come after the one that was answered

@@ -15,7 +15,7 @@ from jobs.pretrain import Pretrain
 from jobs.run_folder import RunFolder, write_json
 from jobs.text import HashText
 from shards.manifest import Caption, sha256_of
-from shards.pack import pack
+from shards.pack import TextFeatures, pack
 from shards.stream import PackedSet
 from tests.moves import Moves
 
@@ -34,14 +34,15 @@ SAID = ("the arms swing slowly", "the arms swing at a middling pace", "the arms 
 WRONG = ("s1c0r00", "s3c1r02", "s5c2r01", "s9c2r04")  # training clips that the next class's caption was given to
 
 
-def believing(runs: Path, steps: int = 150, permuted: bool = False) -> tuple[Path, PackedSet]:
-    """RUNS/believes, its joint stream trained for `steps`, and its packed set beside RUNS. permuted: captions by chance, not by class."""
+def believing(runs: Path, steps: int = 150, permuted: bool = False, features: TextFeatures | None = None) -> tuple[Path, PackedSet]:
+    """RUNS/believes, its joint stream trained for `steps`, and its packed set beside RUNS. permuted: captions by chance, not by class;
+    features: of SAID, default: the stand-in `hash`."""
     source = replace(Moves(), subjects=9, per=10, noise=0.1)
     captions = {}
     for number, sample in enumerate(source.samples()):
         label = (sample.label + (sample.key in WRONG)) % 3
         captions[sample.key] = Caption(SAID[label] if not permuted else f"caption number {number * 7 % 109}", "import")
-    pack(source, runs.parent / "packed", captions=captions, features=HashText())
+    pack(source, runs.parent / "packed", captions=captions, features=features or HashText())
     packed = PackedSet.open(runs.parent / "packed")
     job = Pretrain.of("acsar-small", packed.path, "believes", method=CONFIG, batch_size=18, steps=steps, runs=runs, streams=("joint",))
     return trained_run(job, packed), packed

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -229,3 +230,19 @@ def test_a_clip_without_anything_to_look_at_says_so(tmp_path: Path) -> None:
     pictures = Pictures.of(None, packed.path)
     assert isinstance(pictures(record("s1c0r00", "x")), Strip)
     assert "no sample 'other'" in str(pictures(record("other", "x")))
+
+
+def test_strips_of_videos_and_scores_of_clip(tmp_path: Path) -> None:
+    from shards.synthetic import write_synthetic
+    from tests.tiny_models import tiny_clip
+
+    write_synthetic(tmp_path / "raw", subjects=1, cameras=(1,), actions=3, videos=True)
+    tiny_clip(tmp_path / "clip")
+    job = CompareCaptions(tmp_path / "out", (str(tmp_path / "raw" / "captions.jsonl"),), videos=tmp_path / "raw" / "videos", clips=2)
+    report = replace(job, score_weights=str(tmp_path / "clip"))()
+    assert any("cosine of text and frames by ViT-B-32 clip" in line for line in report["lines"])
+    page = Page((tmp_path / "out" / "sheet.html").read_text())
+    assert len(re.findall(r"CLIP -?0\.\d{3}", page.text)) == 2 and page.text.count("crop: full, frames") == 2
+    assert any("CLIP score: not measured (" in line for line in replace(job, score_weights=str(tmp_path / "none.pt"))()["lines"])
+    (tmp_path / "raw" / "videos" / f"{report['keys'][0]}.avi").write_bytes(b"no video")
+    assert any("1 clips have no strip" in line for line in replace(job, score="no")()["lines"])

@@ -12,6 +12,7 @@ from jobs.agreement import judge
 from jobs.batches import choose
 from jobs.caption_record import CaptionRecord
 from jobs.codec import encode
+from jobs.encode_text import EncodeText
 from jobs.pretrain import Pretrain, differences
 from jobs.recaption import Recaption, count_of, retrain
 from jobs.replay import stream_part
@@ -214,3 +215,38 @@ def believing_key(folder: Path) -> str:
     captions = {sample.key: Caption(SAID[sample.label], "import") for sample in source.samples()}
     pack(source, folder / "packed", captions=captions, features=Words())
     return source.samples()[0].key
+
+
+def test_new_captions_are_encoded_as_the_old_ones_were(tmp_path: Path) -> None:
+    from tests.tiny_models import tiny_clip
+
+    tiny_clip(tmp_path / "clip")
+    tiny_clip(tmp_path / "other", seed=1)
+    (tmp_path / "said.json").write_text(json.dumps({str(i): text for i, text in enumerate(SAID)}))
+    old = TextStore.open(Path(EncodeText(tmp_path / "said.json", tmp_path / "store", pretrained=str(tmp_path / "clip"))()["out"]))
+    run, packed = believing(tmp_path / "runs", features=old)
+    better = {key: f"{SAID[int(key[3])]}, again and again" for key in packed.index}
+    (tmp_path / "better.json").write_text(json.dumps(better))
+    job = Recaption(run, worst="4", captioner="import", published=tmp_path / "better.json", text_weights=str(tmp_path / "clip"))
+    with pytest.raises(InputError, match="name the right ones: --text-weights"):
+        replace(job, text_weights=str(tmp_path / "other"))()
+    assert not (run / "captions-2" / "asked").exists()
+    done = job()
+    new, store = PackedSet.open(Path(done["packed"])), TextStore.open(run / "captions-2" / "text")
+    assert len(done["new"]) == 4 and len(store.rows) == len({better[key] for key in done["new"]}) and store.encoder == old.encoder
+    (tmp_path / "all.json").write_text(json.dumps(better))
+    whole = TextStore.open(Path(EncodeText(tmp_path / "all.json", tmp_path / "all", pretrained=str(tmp_path / "clip"))()["out"]))
+    for record in new.samples:
+        wanted = whole(better[record.key]) if record.key in done["new"] else old(captions_in(packed)[record.key].text)
+        np.testing.assert_allclose(new.text(record).astype(float), wanted.astype(float), atol=2e-3)
+
+
+def test_the_next_prompts_are_other_words(tmp_path: Path) -> None:
+    def record(key: str, prompt: str) -> CaptionRecord:
+        return CaptionRecord(key, "x", "vlm", "ovis2", "m", prompt=prompt)
+
+    job = Recaption(tmp_path)
+    first = {"a": record("a", "describe-en-1"), "b": record("b", "describe-en-1"), "c": record("c", "again-en-1")}
+    assert job.other_prompts(["a", "b", "c"], first) == ("again-en-1", "interaction-en-1")
+    assert job.other_prompts(["c"], first) == ("describe-en-1", "interaction-en-1")
+    assert replace(job, prompts=("paper-zh",)).other_prompts(["a"], first) == ("paper-zh",)
