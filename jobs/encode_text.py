@@ -376,6 +376,13 @@ def load(weights: Weights, device: "torch.device") -> Any:
     return model.eval()
 
 
+def parts_of(strip: Strip) -> list[NDArray[np.uint8]]:
+    """The frames of a strip, cut apart again: each is as wide as its box is beside its height."""
+    shares = np.cumsum([(x2 - x1) / (y2 - y1) for x1, y1, x2, y2 in strip.boxes])
+    cuts = np.round(shares / shares[-1] * strip.image.shape[1]).astype(int)
+    return [strip.image[:, begin:end] for begin, end in zip([0, *cuts], cuts)]
+
+
 def tokenizer_of(weights: Weights) -> Any:
     """open_clip's tokenizer of a tower. InputError where its files are not on this machine."""
     try:
@@ -436,8 +443,7 @@ def image_text_scores(
     scores = []
     with torch.inference_mode():
         for strip, text in zip(strips, texts, strict=True):
-            frames = np.array_split(strip.image, len(strip.frames), axis=1)
-            pictures = torch.stack([seen(Image.fromarray(np.ascontiguousarray(frame))) for frame in frames]).to(where)
+            pictures = torch.stack([seen(Image.fromarray(np.ascontiguousarray(frame))) for frame in parts_of(strip)]).to(where)
             image = found.encode_image(pictures, normalize=True).mean(0)
             words = found.encode_text(tokenizer([text]).to(where), normalize=True)[0]
             scores.append(float(torch.nn.functional.cosine_similarity(image, words, dim=0)))

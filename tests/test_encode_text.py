@@ -18,7 +18,7 @@ from jobs import assets, stages
 from jobs import caption_slices as slices
 from jobs.caption_record import CaptionRecord, Strip
 from jobs.encode_slices import Encoded
-from jobs.encode_text import GATHER, EncodeText, Tower, count_tokens, image_text_scores, weights_of
+from jobs.encode_text import GATHER, EncodeText, Tower, count_tokens, image_text_scores, parts_of, weights_of
 from jobs.text import HashText, TextStore, write_store
 from shards.errors import InputError
 
@@ -502,6 +502,16 @@ def test_the_command_encodes_and_says_where_weights_are_missing(
 
 
 # --- pictures
+
+
+def test_a_strip_is_cut_where_its_frames_meet() -> None:
+    from jobs.caption_strip import pasted
+
+    frames = [np.full((60, 80, 3), value, np.uint8) for value in (10, 120, 240)]
+    boxes = ((0, 0, 20, 60), (10, 0, 50, 40), (0, 0, 80, 60))
+    strip = Strip("k", pasted(frames, boxes, 64), (0, 1, 2), boxes, "person")
+    for part, value in zip(parts_of(strip), (10, 120, 240), strict=True):
+        assert part.shape[1] > 0 and (part == value).all()
 
 
 def test_image_text_scores_see_every_frame_of_a_strip(clip: Path) -> None:
