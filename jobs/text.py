@@ -96,6 +96,8 @@ def _texts(said: Said) -> tuple[str, ...]:
     texts = said.text if isinstance(said.text, list) else [said.text]
     if not isinstance(said.key, str) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{said.where}: a caption is a key and a text; found {said.key!r} and {said.text!r}")
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise InputError(f"{said.where}: the caption of {said.key} has half a character in it (a lone surrogate); write the text anew")
     if said.provenance not in PROVENANCES:
         raise InputError(f"{said.where}: provenance {said.provenance!r} of {said.key} is not known; one of {', '.join(PROVENANCES)}")
     return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))

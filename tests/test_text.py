@@ -45,6 +45,7 @@ def test_captions_are_read_from_each_kind_of_file(tmp_path: Path, name: str, con
         ("c.jsonl", "\n", r"no caption in it"),
         ("c.json", '["a"]', r"record 1: a caption is an object"),
         ("c.csv", "name,caption\na,b\n", r"must name the columns key and text"),
+        ("c.json", '{"a": "waves \\ud83d"}', r"the caption of a has half a character"),
         ("c.txt", "a b", r"read from .jsonl, .json, .csv"),
     ],
 )
