@@ -87,7 +87,7 @@ class PackReport:
             f"content {self.content_id[:12]}"
         ]
         missing = self.text.get("missing", {}) if self.text else {}
-        for what, found in (("left out", self.excluded), ("dropped", self.broken), ("trained on without the text term", missing)):
+        for what, found in (("left out", self.excluded), ("dropped", self.broken), ("no caption, so no text term where they train", missing)):
             lines += _reasons(what, found)
         if self.cut:
             lines.append(f"{self.cut} clips were longer than 300 frames and cut there")
@@ -532,7 +532,8 @@ def _captioned(
         first = f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         raise InputError(
             f"{len(lacking)} of {len(samples)} samples have no caption ({first}{why}); "
-            "caption them, leave them out with --missing-text drop, or train them without the text term with --missing-text train"
+            "caption them, keep them for testing and for training without the text term with --missing-text train, or leave them out with "
+            "--missing-text drop"
         )
     return samples if missing == "train" else [sample for sample in samples if sample.key in texts], texts, reasons
 

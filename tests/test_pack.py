@@ -404,7 +404,7 @@ def test_samples_without_caption_stay_where_training_leaves_them_out(tmp_path: P
     }
     assert report.text["missing"] == missing and manifest.read(tmp_path / "out")["text"] == report.text
     assert "text: 1 distinct captions for 14 samples, provenance vlm" in report.lines()
-    assert "trained on without the text term: 2 (no caption: flagged refusal): K00014, K00015" in report.lines()
+    assert "no caption, so no text term where they train: 2 (no caption: flagged refusal): K00014, K00015" in report.lines()
     records = PackedSet.open(tmp_path / "out").samples
     assert (
         {r.key for r in records if r.text_id is None}

@@ -117,7 +117,7 @@ def test_the_folder_of_captioning_is_joined_and_what_has_none_is_said(tmp_path: 
     assert job.preview()["captions"] == 8 and "no caption that can be used: 1 (flagged refusal)" in job.preview()["lines"]
     report = job()
     assert report["samples"] == 12 and report["excluded"] == {}
-    assert "trained on without the text term: 1 (no caption: flagged refusal): clip08" in report["lines"]
+    assert "no caption, so no text term where they train: 1 (no caption: flagged refusal): clip08" in report["lines"]
     packed = PackedSet.open(tmp_path / "out")
     rows = packed.load(["clip08", "clip01", "clip11"])
     assert rows.text is not None and rows.text_id is not None and rows.has_text is not None
