@@ -118,6 +118,8 @@ def ultralytics() -> Any:
     mend_torchvision()
     import ultralytics as library
 
+    if not getattr(library.utils, "SAFE_LOAD", False):
+        raise InputError(f"ultralytics {library.__version__} reads weight files by running them; install ultralytics>=8.4.190")
     library.settings.update({"sync": False, "mlflow": False})
     return library
 
