@@ -479,6 +479,23 @@ def test_the_captioners_own_features_are_stored_by_key_and_padded(tmp_path: Path
         EncodeText(captions_file(tmp_path, SAID), tmp_path / "other", level="hidden")()
 
 
+def test_what_was_encoded_is_what_training_sees(clip: Path, tmp_path: Path) -> None:
+    from jobs.pack import Pack
+    from shards.stream import PackedSet
+    from tests.test_pack_job import captions_file as packed_captions
+    from tests.test_pack_job import exchange_file
+
+    captions = packed_captions(tmp_path / "captions.jsonl")
+    EncodeText(captions, tmp_path / "features", pretrained=str(clip))()
+    Pack(data=exchange_file(tmp_path / "moves.npz"), out=tmp_path / "out", captions=captions, text=tmp_path / "features", jobs=1)()
+    packed, store = PackedSet.open(tmp_path / "out"), TextStore.open(tmp_path / "features")
+    rows = packed.load(["clip07", "clip02", "clip03"])
+    assert rows.text is not None and rows.text_tokens is not None and packed.text_shape == (77, 64)
+    assert (rows.text == np.stack([store("caption 2"), store("caption 2"), store("caption 3")])).all()
+    assert rows.text_tokens.tolist() == [count_tokens("caption 2") + 2] * 3
+    assert packed.manifest["text"] is not None and packed.manifest["text"]["encoder"] == store.encoder
+
+
 # --- the command
 
 
