@@ -87,7 +87,8 @@ class PackReport:
             f"content {self.content_id[:12]}"
         ]
         missing = self.text.get("missing", {}) if self.text else {}
-        for what, found in (("left out", self.excluded), ("dropped", self.broken), ("no caption, so no text term where they train", missing)):
+        untold = "no caption, so no text term where they train"
+        for what, found in (("left out", self.excluded), ("dropped", self.broken), (untold, missing)):
             lines += _reasons(what, found)
         if self.cut:
             lines.append(f"{self.cut} clips were longer than 300 frames and cut there")
