@@ -56,7 +56,7 @@ def arm_events(figure: Figure) -> list[Event]:
     beats: list[tuple[str, Repetition]] = []
     for side in SIDES:
         path = smooth(figure.on_trunk(figure.hand(side) - figure.at("Shoulder" + side.title()), side), 1.0) / figure.arm
-        again = _beats(figure, side, path)
+        again = _beats(figure, side, path) or _shakes(figure, side, path)
         moves += _moves(figure, side, path, again)
         beats += [(side, again)] if again is not None else []
     against = _against(figure)
@@ -169,6 +169,19 @@ def _beats(figure: Figure, side: str, path: Array) -> Repetition | None:
     others = np.delete(np.quantile(path[frames], 0.95, axis=0) - np.quantile(path[frames], 0.05, axis=0), found.axis)
     least = 0.35 if hand_place(figure, side, frames).resting else 0.17 if found.count < 3 else 0.14
     return found if found.width > max(least, 0.7 * float(others.max())) else None
+
+
+def _shakes(figure: Figure, side: str, path: Array) -> Repetition | None:
+    """Small repetition where a hand is held: the path there without its slow drift."""
+    best: Repetition | None = None
+    for stop in poses(smooth(path, 1.5), _APART, _REST):
+        frames = slice(stop.start, stop.stop)
+        if stop.stop - stop.start < 16 or hand_place(figure, side, frames).resting:
+            continue
+        found = repetition(path[frames] - smooth(path[frames], 9.0), 0.08)
+        if found is not None and found.width > (0.12 if found.count < 3 else 0.1) and (best is None or found.width > best.width):
+            best = replace(found, start=stop.start + found.start, stop=stop.start + found.stop)
+    return best
 
 
 def _again(figure: Figure, beats: Sequence[tuple[str, Repetition]]) -> list[Event]:
@@ -344,7 +357,8 @@ def _against(figure: Figure) -> list[tuple[Repetition, Event]]:
     if len(near) < 8:
         return []
     start, stop = int(near[0]), int(near[-1]) + 1
-    claps, rubs = repetition(between[start:stop, :1], 0.08), repetition(between[start:stop, 1:2], 0.08)
+    quick = between[start:stop] - smooth(between[start:stop], 9.0)
+    claps, rubs = repetition(quick[:, :1], 0.08), repetition(quick[:, 1:2], 0.08)
     kind = claps if claps is not None and claps.width > 0.15 and (rubs is None or claps.width > 0.8 * rubs.width) else rubs
     if kind is None or kind.width < (0.14 if kind.count < 3 else 0.11):
         return []

@@ -24,11 +24,13 @@ def body_events(figure: Figure) -> list[Event]:
 
 
 def seated(figure: Figure) -> NDArray[np.bool_]:
-    """[T] bool: thighs well off the vertical, and the trunk so far behind the feet that nobody could stand like this."""
+    """[T] bool: thighs well off the vertical, the trunk so far behind the feet that nobody could stand like this, and no hand reaching
+    far down (who picks something up squats)."""
     thighs = np.minimum(*(thigh(figure, side) for side in SIDES))
     feet = (figure.at("AnkleLeft") + figure.at("AnkleRight")) / 2
     behind = -figure.level((figure.at("SpineMid") + figure.at("SpineBase")) / 2 - feet)[:, 2] / figure.leg
-    return np.asarray((thighs > 45) & (behind > 0.24) & (bent(figure) < 40))
+    lowest = np.minimum(*(figure.hand(side)[:, 1] for side in SIDES)) - figure.floor
+    return np.asarray((thighs > 45) & (behind > 0.24) & (bent(figure) < 40) & (lowest > 0.4 * figure.leg))
 
 
 def _hips(figure: Figure) -> Array:

@@ -41,8 +41,8 @@ class Figure:
         return len(self.joints)
 
     def at(self, name: str) -> Array:
-        """[T,3] of a joint by its name in the 20 joints that both layouts share; "Top" is the upper end of the spine, and
-        SpineBase and SpineMid are called so in both."""
+        """[T,3] of a joint by its name in the 20 joints that both layouts share; "Top" is the upper end of the spine;
+        SpineBase, SpineMid and Neck are called so in both, where the older layout has no joint of that name."""
         return self.joints[:, _index(self.joints.shape[1], name)]
 
     def hand(self, side: str) -> Array:
@@ -147,7 +147,7 @@ def _index(joints: int, name: str) -> int:
     layout = by_joints(joints)
     if name == "Top":
         return layout.joints.index("SpineShoulder") if "SpineShoulder" in layout.joints else layout.joints.index("ShoulderCenter")
-    older = {"SpineBase": "HipCenter", "SpineMid": "Spine"}
+    older = {"SpineBase": "HipCenter", "SpineMid": "Spine", "Neck": "ShoulderCenter"}
     return layout.joints.index(name if name in layout.joints else older[name])
 
 

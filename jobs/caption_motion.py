@@ -97,6 +97,8 @@ def _clauses(events: Sequence[Event]) -> str:
         words = event.words + (f" and {event.after}" if event.after else "")
         if last is None:
             parts.append(words)
+        elif last.words == event.words:
+            continue
         elif event.start < last.start + 0.5 * (last.stop - last.start) and event.limb != last.limb:
             parts.append(f", and {words}")
         else:
