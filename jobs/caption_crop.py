@@ -28,6 +28,8 @@ SEEN_AT_LEAST = 0.5
 """Share of the frames in which the main person must be found; below it the whole frames are taken."""
 TAKES_PART = 0.5
 """Least height of somebody who takes part, as a share of the main person's; people in the background are smaller."""
+WITHIN = 0.85
+"""Share of a box that is nearly all of it: what always lies in the main person's box is that person again, such as a box of the trunk."""
 NARROWEST = 0.25
 """Least width of a crop as a share of its height, and least height as a share of its width."""
 STEADY = 1.35
@@ -104,17 +106,25 @@ def moved(a: Person, b: Person) -> float:
 def partner(people: Sequence[Sequence[Person]], main: Track) -> Track | None:
     """The largest other person whose box, with its margin, meets the main person's in some frame, or None.
 
-    Only persons of at least TAKES_PART of the main one's height count."""
+    Only persons of at least TAKES_PART of the main one's height count, and boxes that do not always lie in the main person's."""
     rest = [
         [p for p in found if p is not mine and (mine is None or p.box[3] - p.box[1] >= TAKES_PART * (mine.box[3] - mine.box[1]))]
         for found, mine in zip(people, main)
     ]
     while any(rest):
         track = main_person(rest)
-        if any(a is not None and b is not None and meet(a, b) for a, b in zip(main, track)):
+        both = [(mine, theirs) for mine, theirs in zip(main, track) if mine is not None and theirs is not None]
+        if any(meet(*pair) for pair in both) and not all(within(theirs, mine) for mine, theirs in both):
             return track
         rest = [[p for p in found if p is not theirs] for found, theirs in zip(rest, track)]
     return None
+
+
+def within(a: Person, b: Person) -> bool:
+    """Whether nearly all of the first box lies in the second."""
+    (x1, y1, x2, y2), (left, top, right, bottom) = a.box, b.box
+    shared = max(0.0, min(x2, right) - max(x1, left)) * max(0.0, min(y2, bottom) - max(y1, top))
+    return shared >= WITHIN * (x2 - x1) * (y2 - y1)
 
 
 def meet(a: Person, b: Person) -> bool:

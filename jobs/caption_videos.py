@@ -37,6 +37,7 @@ UNREADABLE = "unreadable video"
 # What FFmpeg may make of a file: containers only. A play list that calls itself .avi would otherwise open other files and addresses.
 _OPTIONS = {"format_whitelist": "avi,mov,matroska,mpeg,asf", "protocol_whitelist": "file"}
 _WHOLE = 0.9  # recorders count frames that they dropped, so a few may be missing in a whole file
+_LARGEST = 1 << 26  # pixels of a frame, twice what is sold as 8K: a damaged header would have memory for more
 _NTU = re.compile(r"(S\d{3}C\d{3}P\d{3}R\d{3}A\d{3})_rgb")
 
 
@@ -223,6 +224,8 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             stream = container.streams.video[0]
             if getattr(stream, "codec_context", None) is None:
                 raise _unreadable(path, "its codec is unknown to FFmpeg")
+            if stream.width * stream.height > _LARGEST:
+                raise _unreadable(path, f"it claims frames of {stream.width} x {stream.height}")
             yield container, stream
     except av.FFmpegError as error:
         raise _unreadable(path, error.strerror or str(error)) from None

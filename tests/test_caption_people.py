@@ -130,6 +130,15 @@ def test_who_stands_far_or_behind_takes_no_part() -> None:
     assert found is not None and [p.box for p in found if p] == [person(950, 400).box] * 3
 
 
+def test_a_second_box_around_the_same_person_is_nobody_else() -> None:
+    people = [[person(800), Person((720, 405, 890, 700), 0.6)] for _ in range(5)]
+    boxes, crop = crops(people, WIDTH, HEIGHT)
+    assert crop == "person" and boxes == crops([found[:1] for found in people], WIDTH, HEIGHT)[0]
+    hug = [[person(800), person(x, 480)] for x in (1300, 1100, 830, 830, 1100)]
+    boxes, crop = crops(hug, WIDTH, HEIGHT)
+    assert crop == "union" and inside(boxes[1], person(1100, 480))
+
+
 def test_meeting_and_moving_are_measured_in_body_heights() -> None:
     assert meet(person(800), person(1000)) and meet(person(800), person(1090)) and not meet(person(800), person(1110))
     assert moved(person(100), person(600)) == pytest.approx(1)

@@ -214,3 +214,10 @@ def test_real_clips(real_data: Path) -> None:
     assert {key: span(clip) for key, clip in clips.items()} == {"pose_1": (0, 120), "pose_squats": (0, 65)}
     squats = read_frames(clips["pose_squats"], [0, 40])
     assert [image.shape for image in squats] == [(1280, 720, 3)] * 2 and not np.array_equal(*squats)
+
+
+def test_frames_larger_than_any_camera_has(films: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_videos, "_LARGEST", 64 * 48 - 1)
+    path = tmp_path / "large.avi"
+    path.write_bytes(films["a.avi"].read_bytes())
+    assert "claims frames of 64 x 48" in reason_of(path)[0]
