@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.table import Row, show
-from jobs.encode_text import EncodeText, Tower, _open_clip, count_tokens, weights_of
+from jobs.encode_text import EncodeText, Tower, clip_library, count_tokens, weights_of
 from jobs.text import HashText
 
 BATCH, ROUNDS, CLIPS = 32, 3, 100_000
@@ -28,29 +28,29 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         weights = random_tower(Path(folder))
         towers, seconds = {}, 0.0
-        for precision in ("float32", "bf16"):
+        for precision in ("fp32", "bf16"):
             job = EncodeText(Path(folder), Path(folder), pretrained=str(weights), precision=precision)
             began = time.perf_counter()
             towers[precision] = Tower(job, weights_of(job))
             seconds = time.perf_counter() - began
         rate = {name: per_second(lambda tower=tower: tower(SAID[:BATCH]), BATCH) for name, tower in towers.items()}
-        exact, rough = (np.stack([one.features for one in towers[name](SAID[:BATCH])]).astype(np.float64) for name in ("float32", "bf16"))
+        exact, rough = (np.stack([one.features for one in towers[name](SAID[:BATCH])]).astype(np.float64) for name in ("fp32", "bf16"))
     cosine = float(((exact * rough).sum(2) / np.linalg.norm(exact, axis=2) / np.linalg.norm(rough, axis=2)).min())
     mine = per_second(lambda: [count_tokens(text) for text in SAID], len(SAID))
-    tokenizer = _open_clip().get_tokenizer("ViT-B-32")
+    tokenizer = clip_library().get_tokenizer("ViT-B-32")
     theirs = per_second(lambda: [len(tokenizer.encode(text)) for text in SAID], len(SAID))
     return [
-        Row("text tower ViT-B-32, float32, one core", rate["float32"], "captions/s"),
+        Row("text tower ViT-B-32, fp32, one core", rate["fp32"], "captions/s"),
         Row(
-            "text tower ViT-B-32, bf16, one core (peer: float32)",
+            "text tower ViT-B-32, bf16, one core (peer: fp32)",
             rate["bf16"],
             "captions/s",
-            rate["float32"],
-            rate["bf16"] / rate["float32"],
+            rate["fp32"],
+            rate["bf16"] / rate["fp32"],
         ),
-        Row("least cosine of a bf16 word feature with float32's", cosine, ""),
+        Row("least cosine of a bf16 word feature with fp32's", cosine, ""),
         Row("loading the tower", seconds, "s"),
-        Row(f"{CLIPS} distinct captions, float32, one core", CLIPS / rate["float32"] / 3600, "hours"),
+        Row(f"{CLIPS} distinct captions, fp32, one core", CLIPS / rate["fp32"] / 3600, "hours"),
         Row("hash features, one core", per_second(lambda: [HashText()(text) for text in SAID], len(SAID)), "captions/s"),
         Row("counting CLIP tokens (peer: open_clip's tokenizer)", mine, "captions/s", theirs, mine / theirs),
     ]
@@ -60,7 +60,7 @@ def random_tower(folder: Path) -> Path:
     """ViT-B-32 with random weights as a folder that open_clip reads; of the picture tower, which is not used, one layer."""
     from safetensors.torch import save_file
 
-    clip = _open_clip()
+    clip = clip_library()
     config: dict[str, Any] = clip.get_model_config("ViT-B-32")
     config["vision_cfg"]["layers"] = 1
     torch.manual_seed(0)

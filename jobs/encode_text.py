@@ -52,7 +52,7 @@ class EncodeText:
     level: Literal["word", "sentence", "hidden"] = "word"
     reuse: Path | None = None  # earlier features by the same encoder: what they have is taken over
     batch: int = 64  # captions at once
-    precision: Literal["float32", "bf16"] = "float32"  # of the arithmetic; features are kept in float16
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the arithmetic; features are kept in float16
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
     slice: int = 5000  # captions of a slice: what one job does between two loads of the weights
     assets: Path | None = None  # folder of weights; default: $ACSAR_ASSETS, else ~/.cache/acsar
@@ -255,6 +255,7 @@ class Weights:
         given = Path(job.pretrained).expanduser()
         said = given.name if given.is_dir() else f"{job.model}/{given.name if given.exists() else job.pretrained}"
         kind = "quickgelu" if self.quick else "gelu"
+        said = "-".join(said.split())
         return f"open_clip {said} {kind} {job.level} {job.precision} sha256:{self.sha256[:16]}"
 
 
@@ -275,7 +276,7 @@ def _weights(model: str, pretrained: str, activation: str, folder: Path | None) 
             raise InputError(f"--activation {activation}: {config} says otherwise; leave the flag out")
         summed = hashlib.sha256((sha256_of(config) + sha256_of(found)).encode()).hexdigest()
         return Weights(f"local-dir:{given.resolve()}", found, summed, quick)
-    clip = _open_clip()
+    clip = clip_library()
     known = clip.get_model_config(model)
     if known is None:
         raise InputError(f"--model {model}: open_clip has no such model; it has {', '.join(_near(model, clip.list_models()))} and others")
@@ -311,12 +312,12 @@ def _weights(model: str, pretrained: str, activation: str, folder: Path | None) 
 
 def is_model(name: str) -> bool:
     """Is this a model that open_clip knows?"""
-    return name in _open_clip().list_models()
+    return name in clip_library().list_models()
 
 
 def repository_of(model: str, pretrained: str) -> str:
     """The hub's repository of a tower's weights, as open_clip knows it. InputError when it knows none."""
-    tag = _open_clip().get_pretrained_cfg(model, pretrained)
+    tag = clip_library().get_pretrained_cfg(model, pretrained)
     if not tag or not tag.get("hf_hub"):
         raise InputError(f"{model}/{pretrained}: open_clip knows no such weights on the hub")
     return str(tag["hf_hub"]).strip("/")
@@ -355,7 +356,7 @@ class Tower:
 
 def load(weights: Weights, device: "torch.device") -> Any:
     """open_clip's model with these weights, ready to be asked. InputError when they do not fit it."""
-    clip = _open_clip()
+    clip = clip_library()
     folder = weights.model.startswith("local-dir:")
     try:
         with warnings.catch_warnings():
@@ -386,7 +387,7 @@ def parts_of(strip: Strip) -> list[NDArray[np.uint8]]:
 def tokenizer_of(weights: Weights) -> Any:
     """open_clip's tokenizer of a tower. InputError where its files are not on this machine."""
     try:
-        return _open_clip().get_tokenizer(weights.model)
+        return clip_library().get_tokenizer(weights.model)
     except Exception as error:  # of transformers, which looks for files in several places
         words = str(error).strip().splitlines()
         told = f"the tokenizer of {weights.model} is not here ({words[0] if words else type(error).__name__})"
@@ -450,8 +451,8 @@ def image_text_scores(
     return scores
 
 
-def _open_clip() -> Any:
-    """The library, with its downloads switched off. InputError where it is not installed."""
+def clip_library() -> Any:
+    """open_clip, with its downloads switched off. InputError where it is not installed."""
     assets.offline()
     try:
         from jobs.torchvision_ops import mend_torchvision

@@ -41,7 +41,7 @@ from shards.workers import cores
 REPORT, AGREEMENT, CAPTIONS, PAGE = "report.json", "agreement.json", "captions.jsonl", "worst.html"
 SHOWN = 100  # clips on the page: the worst of the worst
 ENCODER = re.compile(
-    r"open_clip (?:(?P<model>\S+)/)?(?P<weights>\S+) (?:quick)?gelu (?P<level>word|sentence) (?P<precision>\S+) sha256:\w+"
+    r"open_clip (?:(?P<model>\S+)/)?(?P<weights>\S+) (?P<activation>(?:quick)?gelu) (?P<level>word|sentence) (?P<precision>\S+) sha256:\w+"
 )
 SAME_AGAIN = ("motion", "import")  # captioners that say of a clip what they said before
 
@@ -256,7 +256,8 @@ class Recaption:
             raise InputError(f"the captions of {packed.path} were encoded by {name!r}, which is no encoder of launch/encode_text.py")
         given: dict[str, Any] = {"model": said["model"]} if said["model"] else {}
         job = EncodeText(out / CAPTIONS, out / "text", pretrained=self.text_weights or said["weights"], **given)
-        job = replace(job, level=said["level"], precision=said["precision"], batch=64, device=self.device)  # type: ignore[arg-type]
+        same: dict[str, Any] = {name: said[name] for name in ("level", "precision", "activation")}
+        job = replace(job, **same, batch=64, device=self.device)
         if (found := weights_of(job).name(job)) != name:
             raise InputError(
                 f"the captions of {packed.path} were encoded by {name}, these weights are {found}; name the right ones: --text-weights"

@@ -160,7 +160,7 @@ def test_the_tags_activation_is_built_and_a_bare_file_must_say_its_own(clip: Pat
         weights_of(replace(job, pretrained=str(weights), model="ViT-B-32-quickgelu", activation="gelu"))
     (place / "open_clip_config.json").write_bytes((clip / "open_clip_config.json").read_bytes())
     report = job()  # the very defaults: found by its tag, with the configuration and the tokenizer of its folder
-    assert report["rows"] == 8 and report["encoder"].startswith("open_clip ViT-B-32/openai quickgelu word float32 sha256:")
+    assert report["rows"] == 8 and report["encoder"].startswith("open_clip ViT-B-32/openai quickgelu word fp32 sha256:")
     (place / "open_clip_config.json").unlink()
     assert weights_of(replace(job, pretrained=str(weights), model="ViT-B-32-quickgelu")).quick
     (place / weights.name).write_bytes(weights.read_bytes()[:-1] + b"\xff")
@@ -282,7 +282,7 @@ def test_each_caption_is_encoded_once_and_found_by_its_words(clip: Path, tmp_pat
     assert sorted(seen) == sorted(["a", *SAID]), "once each, and one word to learn the shape"
     assert report["rows"] == 8 and report["shape"] == [77, 64] and steps[-1] == (8, 8)
     store = TextStore.open(job.out)
-    assert store.lacking(SAID) == [] and store.by == "caption" and store.encoder.startswith("open_clip tiny gelu word float32 sha256:")
+    assert store.lacking(SAID) == [] and store.by == "caption" and store.encoder.startswith("open_clip tiny gelu word fp32 sha256:")
     tower = Tower(job, weights_of(job))
     for text in SAID:
         one = tower([text])[0]
