@@ -86,17 +86,21 @@ def hands_held(figure: Figure) -> str:
 
 def hand_place(figure: Figure, side: str, frames: slice) -> Place:
     """Where the hand of that side is, on the median of these frames."""
-    arm, axes = figure.arm, figure.part(frames)
+    axes, title = figure.part(frames), side.title()
     hand = axes.hand(side)
-    out, up, ahead = np.median(axes.on_trunk(hand - axes.at("Shoulder" + side.title()), side), axis=0) / arm
-    head = np.median(axes.level(hand - axes.at("Head"), side), axis=0) / arm
-    middle = float(np.median(axes.on_trunk(hand - axes.at("Top"), side), axis=0)[0]) / arm
-    knee = float(np.median(np.linalg.norm(hand - axes.at("Knee" + side.title()), axis=1))) / arm
-    stoops = float(np.median(bent(axes)))
-    low = float(np.median(hand[:, 1])) - figure.floor
+    of_body = np.stack(
+        [
+            *axes.on_trunk(hand - axes.at("Shoulder" + title), side).T,
+            *axes.level(hand - axes.at("Head"), side).T,
+            axes.on_trunk(hand - axes.at("Top"), side)[:, 0],
+            np.linalg.norm(hand - axes.at("Knee" + title), axis=1),
+        ]
+    )
+    out, up, ahead, *head, middle, knee = np.median(of_body, axis=1) / figure.arm
+    low, stoops, lap = np.median([hand[:, 1] - figure.floor, bent(axes), thigh(axes, side)], axis=1)
     if low < 0.45 * figure.leg and (stoops > 30 or head[1] < -1.0):
         return Place("floor", "near the floor", "down to the floor", up)
-    if float(np.median(thigh(axes, side))) > 55 and up < -0.45 and knee < 0.75 and ahead > -0.1:
+    if lap > 55 and up < -0.45 and knee < 0.75 and ahead > -0.1:
         return Place("rest", "on the lap", "on the lap", up)
     if up < -0.72 and abs(ahead) < 0.42 and out < 0.6:
         return Place("rest", "down at the side", "down to the side", up)
@@ -107,7 +111,7 @@ def hand_place(figure: Figure, side: str, frames: slice) -> Place:
     if float(np.linalg.norm((out, up, ahead))) > 0.82 and up > -0.75:
         return _stretched(out, up, ahead)
     if head[1] > -0.45 and np.hypot(head[0], head[2]) < 0.95:
-        return _at_head(head, up)
+        return _at_head(np.array(head), up)
     if ahead < -0.15:
         return Place("back", "behind the back", "back behind the body", up)
     if middle < -0.1:
