@@ -119,11 +119,12 @@ def _summary(columns: Sequence[str], rows: Sequence[Row]) -> str:
         flags = Counter(flag for record in records for flag in record.flags)
         texts = [record.text for record in records if record.text]
         scores = [cell.score for cell in said if cell.score is not None]
-        tokens = sum(record.tokens for record in records if record.text) / len(texts) if texts else 0
+        counted = [record.tokens for record in records if record.text and record.tokens]
         numbers = (len(records), sum(record.usable for record in records), len(records) - len(texts))
         cells = [f"<td>{shown(column)}</td>", *(f'<td class="number">{number}</td>' for number in numbers)]
         cells.append(f"<td>{shown(', '.join(f'{name} {count}' for name, count in flags.most_common())) or 'none'}</td>")
-        cells.append(f'<td class="number">{len(set(texts))}</td><td class="number">{tokens:.0f}</td>')
+        cells.append(f'<td class="number">{len(set(texts))}</td>')
+        cells.append(f'<td class="number">{sum(counted) / len(counted):.0f}</td>' if counted else "<td>not counted</td>")
         cells.append(f'<td class="number">{sum(scores) / len(scores):.3f}</td>' if scores else "<td>not measured</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table>{''.join(lines)}</table>" if columns else ""

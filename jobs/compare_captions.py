@@ -152,7 +152,7 @@ class CompareCaptions:
                 device=device,
             )
         except InputError as error:
-            return nothing, f"not measured ({error})"
+            return nothing, f"not measured ({'; '.join(line.strip() for line in str(error).splitlines())})"
         for (i, key, _, _), value in zip(pairs, found, strict=True):
             nothing[i][key] = value
         return nothing, f"cosine of text and frames by {self.score_model} {Path(self.score_weights).name}, a hint and no judgement"
