@@ -282,6 +282,11 @@ def test_text_is_used_marked_and_measured_on_samples_never_trained_on(packed: Pa
     metrics = evaluation["metrics"]
     assert 0 <= metrics["held_aside_knn1"] <= 100
     assert math.isfinite(metrics["text_reliance"]) and metrics["equal_captions"] >= 0
+    facts = read_json(RunFolder(folder).config)["facts"]
+    assert (facts["caption_version"], facts["caption_base"]) == (1, facts["content_id"])
+    trained = weights.load_whole(RunFolder(folder))
+    fresh = build(trained.config, "ntu25", (77, 512), this.seed)
+    assert isinstance(fresh, ACSAR) and not torch.equal(trained.text.score.weight, fresh.text.score.weight)
 
 
 def test_the_share_of_equal_captions_is_that_of_the_global_batch(packed: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
