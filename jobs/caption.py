@@ -31,6 +31,7 @@ REPORT, REFUSED = "report.json", "refused.jsonl"
 OWN = ("motion", "import", "endpoint")  # captioners that are no model on this machine; every other name is one
 BATCHES = {"motion": 64, "import": 256, "endpoint": 32}  # clips at once where nobody says how many
 MODEL_BATCH, GROUP = 8, 4  # strips that a model takes at once; batches that are asked together, so that strips of one shape meet
+DEADLY = 2  # processes that died at a clip alone: it is not tried again
 
 Progress = Callable[[int, int], None]
 
@@ -347,37 +348,59 @@ class Work:
         try:
             todo = [entry for entry in entries if entry["key"] not in attempt.known]
             progress(len(entries) - len(todo), len(entries))
-            for records in self._batches(name, todo):
+            for records in self._batches(attempt, todo):
                 if slices.is_finished(out, name):  # by an older attempt that had them all
                     break
                 attempt.append(records)
                 progress(len(attempt.known), len(entries))
             if not slices.is_finished(out, name):
                 attempt.finish([entry["key"] for entry in entries])
+        except (InputError, KeyboardInterrupt) as error:
+            attempt.leave(str(error) or type(error).__name__)
+            raise
         finally:
             attempt.close()
         seconds = round(time.perf_counter() - began, 3)
         return {"slice": name, "clips": len(entries), "asked": len(todo), "load_s": round(self.load_s, 3), "seconds": seconds}
 
-    def _batches(self, name: str, todo: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Records of the clips that are still to be asked about, batch by batch."""
+    def _batches(self, attempt: slices.Attempt, todo: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Records of the clips that are still to be asked about, batch by batch.
+
+        Where the attempt before died in its first batch (a video that crashes the decoder, say), the next two batches are done clip by
+        clip, so that it is seen at which one; a clip that was alone when processes died is not tried for ever."""
         if not todo:
             return
         self._load()
-        assert self.captioner is not None and self.looks is not None
-        job, see, count = self.job, self.looks, _counter()
-        size = batch_of(job) * (GROUP if job.sees == "strip" else 1)
-        wanted = prompts(job.prompts) if job.sees == "strip" else ()
-        batches = [todo[at : at + size] for at in range(0, len(todo), size)]
+        assert self.looks is not None
+        see, size = self.looks, batch_of(self.job) * (GROUP if self.job.sees == "strip" else 1)
+        deaths = slices.Deaths.before(attempt)
+        deadly = [entry for entry in todo if deaths.alone[entry["key"]] >= DEADLY]
+        left = [entry for entry in todo if entry not in deadly]
+        if deadly:
+            died = f"crash: {DEADLY} processes died while they worked at this clip alone"
+            yield self._described([Look(Ask(entry["key"]), died, str(entry.get("video", ""))) for entry in deadly], attempt)
+        alone = left[: 2 * size] if deaths.careful else []
+        for entry in alone:
+            attempt.at(entry["key"], alone=True)
+            yield self._described([see(entry)], attempt)
+        batches = [left[at : at + size] for at in range(len(alone), len(left), size)]
+        if batches:
+            attempt.at(batches[0][0]["key"], alone=False)
         for looks in ahead(batches, lambda batch: [see(entry) for entry in batch]):
-            records = []
-            for record, hidden in describe(looks, self.captioner, wanted, count, job.limits):
-                if hidden is not None and job.hidden:
-                    path = slices.hidden_path(job.out, name, record.key)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_file(path, [npy(hidden)])
-                records.append(record.as_json())
-            yield records
+            yield self._described(looks, attempt)
+
+    def _described(self, looks: Sequence[Look], attempt: slices.Attempt) -> list[dict[str, Any]]:
+        """Records of these clips; the captioner's own features of them are on the disk, where they are wanted."""
+        job, records = self.job, []
+        assert self.captioner is not None
+        wanted = prompts(job.prompts) if job.sees == "strip" else ()
+        for record, hidden in describe(looks, self.captioner, wanted, _counter(), job.limits):
+            if hidden is not None and job.hidden:
+                path = slices.hidden_path(job.out, attempt.name, record.key)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_file(path, [npy(hidden)])
+            records.append(record.as_json())
+        return records
 
     def _load(self) -> None:
         if self.captioner is None:

@@ -17,6 +17,7 @@ import os
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -152,6 +153,15 @@ class Attempt:
         self._write([{"time": round(time.time(), 1), **record} for record in kept])
         self.known.update({record["key"]: record for record in kept})
 
+    def at(self, key: str, alone: bool) -> None:
+        """Say what is about to be worked on, so that it is known if this process dies of it: a batch from this clip on, or it alone."""
+        self._write([{"at": key, "alone": alone}])
+
+    def leave(self, why: str) -> None:
+        """Say that the end of this attempt is no clip's fault."""
+        with suppress(InputError):
+            self._write([{"left": why}])
+
     def finish(self, keys: Sequence[str]) -> Path:
         """Give the slice its final name, complete; where another attempt has done so, its slice stays. The path."""
         lines = [_line(self.known[key]) for key in keys]
@@ -170,6 +180,30 @@ class Attempt:
             self.file.write(b"".join(map(_line, records)))
             self.file.flush()
             os.fsync(self.file.fileno())
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """How earlier attempts at a slice died.
+
+    careful  the newest one before its first batch was written, or going clip by clip
+    alone    how often a clip was the only one that was worked on"""
+
+    careful: bool
+    alone: Counter[str]
+
+    @classmethod
+    def before(cls, attempt: Attempt) -> "Deaths":
+        """Those before this attempt; a clip whose record was taken back has a clean sheet."""
+        careful, alone = False, Counter[str]()
+        for number, path in attempts(attempt.out, attempt.name):
+            if number < attempt.number and (lines := read_attempt(path)):
+                for line in lines:
+                    if line.get("forget"):
+                        del alone[line["key"]]
+                careful = "at" in lines[-1]
+                alone.update([lines[-1]["at"]] if lines[-1].get("alone") else [])
+        return cls(careful, alone)
 
 
 def _attempt_path(out: Path, name: str, number: int) -> Path:

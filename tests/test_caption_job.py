@@ -239,6 +239,49 @@ def test_a_kill_inside_a_slice_costs_a_batch(raw: Path, toy: Toy, tmp_path: Path
     assert (again.out / slices.CAPTIONS).stat().st_mtime_ns == stamp
 
 
+def test_a_clip_that_kills_processes_is_found_and_left_out(raw: Path, toy: Toy, tmp_path: Path) -> None:
+    job = Caption(tmp_path / "out", data=raw, all=True, slice=16, batch=2)
+    plan, _ = job.plan()
+    keys = [clip["key"] for clip in slices.clips_of(plan)]
+    answer = toy.say
+
+    def dies(key: str, prompt: str) -> Answer:
+        if key == keys[5]:
+            raise RuntimeError("device-side assert")  # or a signal: nobody hears of it
+        return answer(key, prompt)
+
+    toy.say, reached = dies, []
+    for _ in range(4):
+        with pytest.raises(RuntimeError):
+            job("0000")
+        reached.append(len(slices.written(job.out, "0000")))
+    assert reached == [4, 4, 5, 5]  # the third goes clip by clip, the fourth dies at the same clip alone
+    job("0000")
+    assert toy.batches[-7:] == [1, 1, 1, 1, 2, 2, 2]  # ten are left: those of two batches one by one, then in batches again
+    with pytest.raises(InputError, match=r"without caption: 1 of 16 .*: crash 1\..*--errors again"):
+        job(GATHER)
+    assert json.loads((job.out / caption.REFUSED).read_text().splitlines()[5])["error"].startswith("crash: 2 processes died")
+    toy.say = answer
+    assert replace(job, errors="again")()["summary"]["usable"] == 16
+
+
+def test_an_end_that_is_no_clips_fault_is_not_held_against_one(raw: Path, toy: Toy, tmp_path: Path) -> None:
+    job = Caption(tmp_path / "out", data=raw, all=True, slice=16, batch=4)
+    job.plan()
+    answer = toy.say
+
+    def refuses(key: str, prompt: str) -> Answer:
+        raise InputError("the server does not know this key")
+
+    toy.say = refuses
+    for _ in range(3):
+        with pytest.raises(InputError):
+            job("0000")
+    toy.say, toy.batches = answer, []
+    job("0000")
+    assert toy.batches == [4, 4, 4, 4]
+
+
 def test_parts_are_done_in_any_order_and_gathered_last(raw: Path, toy: Toy, tmp_path: Path) -> None:
     job = Caption(tmp_path / "out", data=raw, all=True, slice=6)
     description = stages.write_job(job, tmp_path / "job.json")
