@@ -277,7 +277,10 @@ def _listing(asset: Asset) -> tuple[str, str, list[_File]]:
             said = json.loads(answer.read())
         commit, siblings = str(said["sha"]), list(said["siblings"])
     except (OSError, http.client.HTTPException) as error:
-        raise InputError(f"{told}: {_words(error)}") from None
+        otherwise = (
+            "" if isinstance(error, urllib.error.HTTPError) else "; without a network bring the files and take them with --from FOLDER"
+        )
+        raise InputError(f"{told}: {_words(error)}{otherwise}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{told} answered with something else than a list of files ({error})") from None
     files = []

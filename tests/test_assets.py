@@ -265,7 +265,10 @@ def test_the_command_fetches_lists_and_checks(hub: Hub, tmp_path: Path, capsys: 
 def test_a_hub_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "*")
-    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/api/models/owner/tower/revision/main\?blobs=true: .*refused"):
+    with pytest.raises(
+        InputError,
+        match=r"http://127\.0\.0\.1:9/api/models/owner/tower/revision/main\?blobs=true: .*refused; .* take them with --from FOLDER",
+    ):
         assets.fetch(TOWER, tmp_path, quiet)
 
 
