@@ -53,11 +53,10 @@ class CompareCaptions:
             raise InputError("name at least one clip (--clips) and what to compare: --captions DIR,DIR or --captioners NAME,NAME")
         sets = {named: records_of(Path(named)) for named in self.captions}
         keys = self.choose(sets)
-        columns = titles(list(sets))
+        columns = titles([*sets, *self.captioners])
         told = [sets[named] for named in sets]
         for captioner in self.captioners:
             say(f"{captioner}: {len(keys)} clips")
-            columns.append(captioner)
             told.append(self.run(captioner, keys))
         pictures = Pictures.of(self.videos, self.data)
         strips: dict[str, Strip | str] = {}
@@ -200,5 +199,5 @@ def titles(names: Sequence[str]) -> list[str]:
 
 def made_by(records: dict[str, CaptionRecord]) -> str:
     """Who described these clips: captioner, model, revision, in a line."""
-    makers = {" ".join(filter(None, (record.captioner, record.model, record.revision[:16]))) for record in records.values()}
+    makers = {" ".join(dict.fromkeys(filter(None, (record.captioner, record.model, record.revision[:16])))) for record in records.values()}
     return "; ".join(sorted(makers))
