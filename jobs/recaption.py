@@ -90,8 +90,6 @@ class Recaption:
             self._same(done["asked_for"], out)
             return {**done, "lines": [f"nothing to do: {out} has version {done['version']} of the captions", *done["lines"]]}
         scores, told = self.scores(run, packed, out)
-        for line in told:
-            say(line)
         worst = sorted(scores, key=lambda key: (scores[key], key))[: count_of(self.worst, len(scores))]
         old = self.records(packed)
         pictures = Pictures.of(self.videos, packed.path)
