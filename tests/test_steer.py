@@ -180,11 +180,12 @@ def test_retry_leaves_what_is_finished_or_was_told_to_stop(failed: Path, capsys:
     ],
 )
 def test_the_command_that_continues_a_local_run_says_the_same_job(words: list[str], tmp_path: Path) -> None:
-    job = replace(pretrain.read([*words, "--data", str(tmp_path / "set"), "--runs", str(tmp_path)]).job, name="a name", protocol="xsub")
+    typed = [*words, "--data", str(tmp_path / "set"), "--runs", str(tmp_path)]
+    job = replace(pretrain.read(typed, "", pretrain.Command).job, name="a name", protocol="xsub")
     write_job(job, job.runs / job.name / "job.json")
     typed = shlex.split(retry.continues(tmp_path / "a name"))
     assert typed[:2] == ["python", "launch/pretrain.py"] and typed[-2:] == ["--cluster", "local"]
-    assert pretrain.read(typed[2:]).job == decode(Pretrain, read_json(tmp_path / "a name" / "job.json")) == job
+    assert pretrain.read(typed[2:], "", pretrain.Command).job == decode(Pretrain, read_json(tmp_path / "a name" / "job.json")) == job
 
 
 # --- cancel
