@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from jobs.caption_record import CaptionRecord
 from shards.errors import InputError
 from shards.manifest import Caption, write_file
+from shards.pku import own_key
 
 PROVENANCES = ("vlm", "motion", "import", "program", "label")
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -46,7 +47,8 @@ def captions_of(path: Path) -> Captions:
     """Captions by sample key from a .jsonl, .json or .csv file, or from the folder that launch/caption.py has filled.
 
     Records are {"key", "text"[, "provenance"]} ("import" where it is not said), or key: text pairs; a list of texts, or "texts" beside
-    "text", are several captions of one sample. Records of captioning (those with "captioner") count only when they are usable.
+    "text", are several captions of one sample. Records of captioning (those with "captioner") count only when they are usable; PKU-MMD's
+    actions may be called as C2VL calls them (shards/pku.py, own_key).
     InputError names the line that is wrong, a key that comes twice and a provenance that is none of PROVENANCES."""
     file = _caption_file(path)
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
@@ -56,6 +58,7 @@ def captions_of(path: Path) -> Captions:
     try:
         for said in readers[file.suffix](file):
             texts = _texts(said)
+            said = said._replace(key=own_key(said.key))
             if said.key in found.usable or said.key in found.reasons:
                 raise InputError(f"{said.where}: a second caption for {said.key}; keep one")
             if said.reason or not texts:

@@ -22,6 +22,7 @@ from shards.samples import FRAMES_MAX, Clip, Sample, Source, whole_clip
 
 CLASSES = 51
 STEM = re.compile(r"(?:A(?P<scene>\d{2})N(?P<subject>\d{2})|(?P<video>\d{4}))-(?P<view>[LMR])")
+_PUBLISHED = re.compile(r"A(\d{3})N(\d{3})V(\d{3})C(\d{3})L(\d{3})")
 _SPLIT = re.compile(r"cross[-_ ]?(subject|view)", re.IGNORECASE)
 _PROTOCOL = {"subject": "xsub", "view": "xview"}
 
@@ -113,6 +114,16 @@ def open_pku(path: Path) -> PKUSource:
         raise InputError(f"{labels}: no action in any label file; fetch them again")
     source.benchmark = parts.pop()
     return source
+
+
+def own_key(name: str) -> str:
+    """The key of an action that published descriptions (C2VL) call A013N008V002C048L005: scene, subject, view, class, line of the label
+    file. Any other name as it is."""
+    match = _PUBLISHED.fullmatch(name)
+    if match is None:
+        return name
+    scene, subject, view, label, line = map(int, match.groups())
+    return f"A{scene:02d}N{subject:02d}-{'LMR'[view - 1]}_C{label:03d}_L{line:03d}" if 1 <= view <= 3 else name
 
 
 def label_folder(path: Path) -> Path | None:

@@ -15,7 +15,7 @@ from shards.errors import InputError
 from shards.manifest import sha256_of
 from shards.synthetic import write_synthetic
 
-PKU = "A013N008V002C048L005"
+PUBLISHED, PKU = "A013N008V002C048L005", "A13N08-M_C048_L005"
 SIXTEEN = [f"The person raises the right arm {n} times and waves at somebody far away." for n in range(1, 17)]
 
 
@@ -37,7 +37,7 @@ def written(path: Path, value: object) -> Path:
 
 
 def test_every_shape_of_file(tmp_path: Path) -> None:
-    pairs, several = written(tmp_path / "a.json", {"k1": "One.", "k2": "Two."}), written(tmp_path / "b.json", {PKU: SIXTEEN})
+    pairs, several = written(tmp_path / "a.json", {"k1": "One.", "k2": "Two."}), written(tmp_path / "b.json", {PUBLISHED: SIXTEEN})
     records = written(tmp_path / "c.json", [{"key": "k1", "text": "One."}, {"key": "k2", "text": "Two.", "texts": ["Zwei."]}])
     lines = tmp_path / "d.jsonl"
     lines.write_text('{"key": "k1", "text": "One."}\n\n{"k2": ["Two.", "Deux."]}\n')
