@@ -25,6 +25,7 @@ from jobs.codec import encode
 from jobs.run_folder import read_json, write_json
 from shards.errors import InputError
 from shards.manifest import sha256_of, write_file
+from shards.ntu import is_ntu
 
 GATHER = "gather"  # the part that comes after all slices
 REPORT, REFUSED = "report.json", "refused.jsonl"
@@ -54,6 +55,8 @@ class Caption:
     prompts: tuple[str, ...] = DEFAULT  # ids (jobs/caption_prompts.py): what is asked, and what is asked where that was flagged
     frames: Literal[3, 5, 8] = 5  # of a clip, side by side in its strip
     height: int = 448  # of the strip in pixels
+    # turn pictures left to right, so that left is left: Kinect's colour pictures are mirror images; auto: the videos of NTU RGB+D
+    mirror: Literal["auto", "yes", "no"] = "auto"
     detector: str = "yolov5mu"  # of people: a name among the assets, or a file; none: whole frames
     boxes: Path | None = None  # people's boxes from a file instead: .jsonl with key, frame, boxes
     batch: int = 0  # clips at once; 0: what the captioner likes
@@ -108,6 +111,12 @@ class Caption:
     def on_device(self) -> bool:
         """Whether a model runs here, so that a GPU is worth asking for."""
         return self.name not in OWN
+
+    def mirrors(self, key: str) -> bool:
+        """Whether the pictures of this clip are mirror images, which are turned before anybody looks at them.
+
+        In NTU's .skeleton files the colour picture's x grows with the camera axes' x, which points to the sensor's left."""
+        return self.mirror == "yes" or (self.mirror == "auto" and is_ntu(key))
 
     def check_weights(self) -> None:
         """InputError that lists all weights that this job needs and that are not there, one line each. Nothing is loaded."""
@@ -183,7 +192,7 @@ class Caption:
             return told
         boxes = {"boxes": sha256_of(_given(self.boxes, "--boxes"))} if self.boxes is not None else {"detector": self.detector}
         told |= {"model": self.model, "prompts": list(self.prompts), "frames": self.frames, "height": self.height, **boxes}
-        told |= {"max_tokens": self.max_tokens}
+        told |= {"mirror": self.mirror, "max_tokens": self.max_tokens}
         if self.name == "endpoint":
             from jobs.caption_endpoint import address
 
@@ -312,7 +321,7 @@ class Looks:
 
         def see(clip: VideoClip | str) -> Ask:
             assert isinstance(clip, VideoClip)
-            return Ask(clip.key, strip=make_strip(clip, job.frames, detector, job.height))
+            return Ask(clip.key, strip=make_strip(clip, job.frames, detector, job.height, job.mirrors(clip.key)))
 
         return cls(see, job.videos, detector.name)
 

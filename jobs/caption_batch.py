@@ -95,6 +95,7 @@ def _record(
         frames=strip.frames if strip else (),
         boxes=strip.boxes if strip else (),
         crop=strip.crop if strip else "",
+        mirrored=strip.mirrored if strip else False,
         detector=look.detector if strip else "",
     )
     return record, told.answer.hidden if told and record.text else None

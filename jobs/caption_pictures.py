@@ -42,7 +42,8 @@ class Pictures:
                 if record.video and record.frames and crop:
                     from jobs.caption_strip import strip_again
 
-                    return strip_again(VideoClip(record.key, self.root / record.video), record.frames, record.boxes, crop)
+                    clip = VideoClip(record.key, self.root / record.video)
+                    return strip_again(clip, record.frames, record.boxes, crop, mirrored=record.mirrored)
                 if record.key in self.videos:
                     from jobs.caption_people import whole
                     from jobs.caption_strip import make_strip

@@ -34,13 +34,15 @@ class Strip:
     image   [H,W,3] uint8 RGB
     frames  numbers of the frames in the file
     boxes   what was cropped from each
-    crop    person: the main one; union: of two that interact; full: nobody was found, so whole frames"""
+    crop    person: the main one; union: of two that interact; full: nobody was found, so whole frames
+    mirrored  each frame is turned left to right, as the video's pictures are mirror images"""
 
     key: str
     image: NDArray[np.uint8]
     frames: tuple[int, ...]
     boxes: tuple[Box, ...]
     crop: Crop
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class CaptionRecord:
     flags    what the quality gate holds against it, after the last prompt; a flagged caption is not used for training
     notes    what was done to it and is no fault: "cut" to a sentence's end
     prompt   id of the prompt that it answers; `asked`: ids of all that were tried
-    frames, boxes, crop, detector, video: how its strip was made"""
+    frames, boxes, crop, mirrored, detector, video: how its strip was made"""
 
     key: str
     text: str
@@ -121,6 +123,7 @@ class CaptionRecord:
     frames: tuple[int, ...] = ()
     boxes: tuple[Box, ...] = ()
     crop: str = ""
+    mirrored: bool = False
     detector: str = ""
 
     @property

@@ -22,34 +22,40 @@ _WIDEST = 4
 _NARROWEST, _WIDEST_ROW, _ROW, _LINE, _GAP = 800, 1400, 200, 18, 8
 
 
-def make_strip(clip: VideoClip, k: int, detector: Detector, height: int = HEIGHT) -> Strip:
-    """k uniform frames of the clip, cropped as jobs/caption_crop.py says. InputError with a reason where the video cannot be read."""
+def make_strip(clip: VideoClip, k: int, detector: Detector, height: int = HEIGHT, mirrored: bool = False) -> Strip:
+    """k uniform frames of the clip, cropped as jobs/caption_crop.py says. InputError with a reason where the video cannot be read.
+
+    mirrored: the video's pictures are mirror images, and are turned, so that a left hand is one for who looks."""
     numbers = uniform_frames(*span(clip), k)
     frames = read_frames(clip, numbers)
     first = frames[0].shape[:2]
     if any(frame.shape[:2] != first for frame in frames):
         raise InputError(f"{clip.path}: {clip.key}: the picture changes its size; convert the video", reason="unreadable video")
     boxes, crop = crops(detector(clip, numbers, frames), first[1], first[0])
-    return Strip(clip.key, pasted(frames, boxes, height), numbers, boxes, crop)
+    return Strip(clip.key, pasted(frames, boxes, height, mirrored), numbers, boxes, crop, mirrored)
 
 
-def strip_again(clip: VideoClip, frames: Sequence[int], boxes: Sequence[Box], crop: Crop, height: int = HEIGHT) -> Strip:
+def strip_again(
+    clip: VideoClip, frames: Sequence[int], boxes: Sequence[Box], crop: Crop, height: int = HEIGHT, mirrored: bool = False
+) -> Strip:
     """The strip that a record describes, without a detector. InputError where the video cannot be read or is not the one recorded."""
     images = read_frames(clip, frames)
     for image, (x1, y1, x2, y2) in zip(images, boxes, strict=True):
         if not (0 <= x1 < x2 <= image.shape[1] and 0 <= y1 < y2 <= image.shape[0]):
             said = f"{(x1, y1, x2, y2)} does not lie in frames of {image.shape[1]} x {image.shape[0]}"
             raise InputError(f"{clip.path}: the box {said}; the record of {clip.key} belongs to another video")
-    return Strip(clip.key, pasted(images, boxes, height), tuple(frames), tuple(boxes), crop)
+    return Strip(clip.key, pasted(images, boxes, height, mirrored), tuple(frames), tuple(boxes), crop, mirrored)
 
 
-def pasted(frames: Sequence[Image], boxes: Sequence[Box], height: int) -> Image:
-    """[height,W,3]: the boxes of the frames, one beside the other, each scaled to that height (less, where one would be too wide)."""
+def pasted(frames: Sequence[Image], boxes: Sequence[Box], height: int, mirrored: bool = False) -> Image:
+    """[height,W,3]: the boxes of the frames, one beside the other, each scaled to that height (less, where one would be too wide), and
+    where they are mirror images turned left to right; their order stays."""
     parts = []
     for frame, (x1, y1, x2, y2) in zip(frames, boxes, strict=True):
         scale = min(height / (y2 - y1), _WIDEST * height / (x2 - x1))
         size = (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale)))
-        parts.append(np.asarray(Pillow.fromarray(frame).resize(size, Pillow.Resampling.BICUBIC, (x1, y1, x2, y2), reducing_gap=2.0)))
+        part = np.asarray(Pillow.fromarray(frame).resize(size, Pillow.Resampling.BICUBIC, (x1, y1, x2, y2), reducing_gap=2.0))
+        parts.append(part[:, ::-1] if mirrored else part)
     return np.ascontiguousarray(np.concatenate(parts, 1))
 
 
@@ -80,7 +86,8 @@ def _thumbnail(strip: Strip) -> Pillow.Image:
 
 def _said(strip: Strip) -> str:
     (x1, y1, x2, y2), (high, wide, _) = strip.boxes[0], strip.image.shape
-    return f"crop: {strip.crop}, {x2 - x1} x {y2 - y1} pixels   frames {', '.join(map(str, strip.frames))}   strip {wide} x {high}"
+    turned = ", turned" if strip.mirrored else ""
+    return f"crop: {strip.crop}{turned}, {x2 - x1} x {y2 - y1} pixels   frames {', '.join(map(str, strip.frames))}   strip {wide} x {high}"
 
 
 def _printable(text: str) -> str:

@@ -214,6 +214,11 @@ def _is_head(fields: list[bytes]) -> bool:
     return len(fields) == 10 and all(f.lstrip(b"-").isdigit() for f in fields[:7] + fields[9:]) and all(map(_is_number, fields[7:9]))
 
 
+def is_ntu(name: str) -> bool:
+    """Whether this is a name such as NTU RGB+D has."""
+    return _NAME.fullmatch(name) is not None
+
+
 def sample_of(name: str, where: str) -> Sample:
     """The sample that a name like S001C002P003R002A013 speaks of. InputError for another name, class, camera or set-up."""
     match = _NAME.fullmatch(name)

@@ -1,11 +1,13 @@
 """Strips: what is cropped and pasted, again from a record, of real clips and of the synthetic set's videos; contact sheets."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.caption import Caption
 from jobs.caption_people import injected, whole
 from jobs.caption_record import CaptionRecord, Strip, VideoClip
 from jobs.caption_strip import contact_sheet, make_strip, pasted, strip_again
@@ -78,6 +80,20 @@ def test_strips_of_rendered_videos_hold_all_who_act(action: int, rendered: Path)
             assert box[0] <= x1 + 1 and box[1] <= y1 + 1 and box[2] >= x2 - 1 and box[3] >= y2 - 1
     shirt = (np.abs(strip.image.astype(int) - (52, 96, 168)).sum(2) < 60).any(0)
     assert all(part.any() for part in np.array_split(shirt, 5))
+
+
+def test_mirror_images_are_turned_frame_by_frame(rendered: Path, tmp_path: Path) -> None:
+    clip, boxes = find_clips(rendered / "videos")[0], injected(rendered / "boxes.jsonl")
+    plain, turned = make_strip(clip, 5, boxes), make_strip(clip, 5, boxes, mirrored=True)
+    parts = [np.split(strip.image, 5, axis=1) for strip in (plain, turned)]
+    assert (turned.frames, turned.boxes, turned.mirrored, plain.mirrored) == (plain.frames, plain.boxes, True, False)
+    for left, right in zip(*parts, strict=True):
+        np.testing.assert_array_equal(left[:, ::-1], right)
+    again = strip_again(clip, turned.frames, turned.boxes, turned.crop, mirrored=True)
+    np.testing.assert_array_equal(again.image, turned.image)
+    job = Caption(out=tmp_path / "out")
+    assert job.mirrors(clip.key) and not job.mirrors("somebody-waves")
+    assert not replace(job, mirror="no").mirrors(clip.key) and replace(job, mirror="yes").mirrors("somebody-waves")
 
 
 def test_a_strip_again_from_its_record(rendered: Path) -> None:
