@@ -92,7 +92,7 @@ def test_partitions_and_limits(box: Box) -> None:
 
 
 def test_a_users_settings_do_not_change_the_answer(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = submit(box)
+    job = submit(box, "--hold")  # a job that is cancelled in the moment of its start can keep its node for minutes
     for name, value in (("SQUEUE_PARTITION", "urgent"), ("SQUEUE_FORMAT", "%i"), ("SINFO_FORMAT", "%N"), ("SQUEUE_STATES", "CD")):
         monkeypatch.setenv(name, value)
     assert job in jobs([job])
