@@ -24,7 +24,7 @@ from jobs.clip_tokens import LIMIT
 from jobs.clip_tokens import count_tokens as count_tokens
 from jobs.encode_slices import Encoded, Encoder, Progress, Work
 from jobs.run_folder import read_json, write_json
-from jobs.text import INDEX, HashText, TextStore, read_captions, write_rows
+from jobs.text import INDEX, HashText, TextStore, caption_sha256, read_captions, write_rows
 from shards.errors import InputError
 from shards.manifest import sha256_of
 
@@ -83,7 +83,7 @@ class EncodeText:
         encoder or other captions in OUT."""
         encoder = self.ready()
         texts, lines = self.texts()
-        entries = [{"key": _sha(text), "text": text} for text in texts]
+        entries = [{"key": caption_sha256(text), "text": text} for text in texts]
         return slices.write_plan(self.out, {"encoder": encoder}, entries, self.slice), [*lines, f"encoder {encoder}"]
 
     def ready(self) -> str:
@@ -115,7 +115,7 @@ class EncodeText:
     def texts(self) -> tuple[list[str], list[str]]:
         """The distinct captions in the order of their sha256, and what they are, in lines."""
         captions = read_captions(self.captions)
-        found = sorted({text for caption in captions.values() for text in caption.texts}, key=_sha)
+        found = sorted({text for caption in captions.values() for text in caption.texts}, key=caption_sha256)
         given = sum(len(caption.texts) for caption in captions.values())
         lines = [f"{given} captions of {len(captions)} samples, {len(found)} distinct"]
         if self.encoder == "clip" and (long := sum(count_tokens(text) > LIMIT for text in found)):
@@ -474,10 +474,6 @@ def _is_program(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any("/code/" in name for name in archive.namelist())
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _silent(done: int, total: int) -> None: ...

@@ -283,7 +283,7 @@ class TextStore:
         return self.rows[self._name(text)]
 
     def _name(self, text: str) -> str:
-        return _sha(text) if self.by == "caption" else text
+        return caption_sha256(text) if self.by == "caption" else text
 
 
 Rows = Iterable[tuple[str, NDArray[np.float16], int]]
@@ -326,7 +326,7 @@ def write_rows(folder: Path, encoder: str, shape: tuple[int, int], rows: Rows, b
                 if features.shape != shape:
                     raise ValueError(f"features of {name[:60]!r} have shape {features.shape}, not {shape}")
                 data = np.ascontiguousarray(features, np.float16).tobytes()
-                said = {by: _sha(name) if by == "caption" else name, "row": len(lines), "encoder": encoder}
+                said = {by: caption_sha256(name) if by == "caption" else name, "row": len(lines), "encoder": encoder}
                 said |= {"sha256": hashlib.sha256(data).hexdigest(), **({"tokens": tokens} if tokens else {})}
                 lines.append(json.dumps(said).encode() + b"\n")
                 file.write(data)
@@ -347,5 +347,6 @@ def _header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
 
 
-def _sha(text: str) -> str:
+def caption_sha256(text: str) -> str:
+    """By what a caption is known in stores and plans: sha256 hex of its words."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -17,7 +17,7 @@ from launch.start import prepare
 prepare()
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -25,9 +25,10 @@ from jobs import InputError
 from jobs.caption import GATHER, Caption
 from jobs.caption_slices import PLAN, Plan, progress
 from jobs.stages import write_job
+from launch import cli
 from launch.cli import finish, parse, print_json
 from launch.cluster import on_slurm, profile_for, shape
-from launch.data import say, with_bar
+from launch.data import say, tell, with_bar
 from launch.profiles import Profile
 from launch.queued import DONE, submit_missing, wait, what_next
 from launch.snapshot import snapshot
@@ -69,11 +70,7 @@ def main(argv: list[str]) -> int:
         report = job(GATHER)
     else:
         report = with_bar("captions", lambda progress: job(progress=progress, say=say))
-    if where.json:
-        print_json(report)
-    else:
-        for line in report["lines"]:
-            say(line)
+    tell(report, where.json)
     return 0
 
 
@@ -149,16 +146,7 @@ def run_of(job: Caption) -> Path:
 
 def rooted(job: Caption) -> Caption:
     """The job with paths that do not depend on the working directory."""
-    found: dict[str, Any] = {
-        name: path.resolve()
-        for name in ("out", "videos", "data", "keys", "captions", "boxes", "assets")
-        if (path := getattr(job, name)) is not None
-    }
-    for name in ("model", "detector"):  # a name, or a file or folder
-        said = getattr(job, name)
-        if said and Path(said).exists():
-            found[name] = str(Path(said).resolve())
-    return replace(job, **found)
+    return cli.rooted(job, ("out", "videos", "data", "keys", "captions", "boxes", "assets"), ("model", "detector"))
 
 
 if __name__ == "__main__":

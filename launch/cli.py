@@ -5,6 +5,7 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import tyro
@@ -67,6 +68,17 @@ def flags(command: type[Any], default: object | None = None, prefix: str = "--")
         else:
             names.append(prefix + name)
     return names
+
+
+def rooted(job: Command, paths: Sequence[str], names: Sequence[str] = ()) -> Command:
+    """The job with these paths independent of the working directory; `names` are fields that hold a name, or else a file or folder."""
+    found: dict[str, Any] = {field: path.resolve() for field in paths if (path := getattr(job, field)) is not None}
+    for field in names:
+        said = getattr(job, field)
+        if said and Path(said).exists():
+            found[field] = str(Path(said).resolve())
+    changed: Command = dataclasses.replace(job, **found)  # type: ignore[type-var]
+    return changed
 
 
 def value_of(argv: Sequence[str], flag: str, otherwise: str) -> str:

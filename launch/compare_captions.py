@@ -18,8 +18,8 @@ from typing import Annotated
 import tyro
 
 from jobs.compare_captions import CompareCaptions
-from launch.cli import finish, parse, print_json
-from launch.data import say
+from launch.cli import finish, parse
+from launch.data import say, tell
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,7 @@ def main(argv: list[str]) -> int:
     """Compare, and say where the page is."""
     command = parse(Command, argv, __doc__ or "")
     report = replace(command.job, out=command.job.out.resolve())(say)
-    if command.json:
-        print_json(report)
-    else:
-        for line in report["lines"]:
-            say(line)
+    tell(report, command.json)
     return 0
 
 

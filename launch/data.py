@@ -1,14 +1,15 @@
 """From what the user named to a packed set: a packed folder as it is, raw data packed once, nothing named = the synthetic set."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.prepare import SYNTHETIC, Texts, packed_folder, packing
+from launch.cli import print_json
 
 Result = TypeVar("Result")
 
@@ -36,6 +37,15 @@ def with_bar(what: str, job: Callable[[Callable[[int, int], None]], Result]) -> 
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task(what, total=None)
         return job(lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+def tell(report: Mapping[str, Any], as_json: bool) -> None:
+    """What a stage came to: its "lines" for people, or all of it as one JSON document."""
+    if as_json:
+        print_json(report)
+    else:
+        for line in report["lines"]:
+            say(line)
 
 
 def say(line: str) -> None:

@@ -26,9 +26,10 @@ from jobs.assets import assets_folder
 from jobs.encode_text import GATHER, EncodeText
 from jobs.stages import write_job
 from jobs.targets import default_runs
+from launch import cli
 from launch.cli import finish, parse, print_json
 from launch.cluster import on_slurm, profile_for, shape
-from launch.data import say, with_bar
+from launch.data import say, tell, with_bar
 from launch.profiles import Profile
 from launch.queued import DONE, submit_missing, wait, what_next
 from launch.snapshot import snapshot
@@ -66,11 +67,7 @@ def main(argv: list[str]) -> int:
         report = job(GATHER)
     else:
         report = with_bar("captions", lambda progress: job(progress=progress))
-    if where.json:
-        print_json(report)
-    else:
-        for line in report["lines"]:
-            say(line)
+    tell(report, where.json)
     return 0
 
 
@@ -113,10 +110,7 @@ def run_of(job: EncodeText) -> Path:
 
 def rooted(job: EncodeText) -> EncodeText:
     """The job with paths that do not depend on the working directory, nor on this shell's variables."""
-    weights = str(Path(job.pretrained).resolve()) if Path(job.pretrained).exists() else job.pretrained
-    reuse = job.reuse and job.reuse.resolve()
-    captions, out = job.captions.resolve(), job.out.resolve()
-    return replace(job, captions=captions, out=out, reuse=reuse, pretrained=weights, assets=assets_folder(job.assets))
+    return replace(cli.rooted(job, ("captions", "out", "reuse"), ("pretrained",)), assets=assets_folder(job.assets))
 
 
 if __name__ == "__main__":

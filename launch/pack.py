@@ -15,16 +15,17 @@ sys.path[0] = sys.path[0].removesuffix("/launch")
 from launch.start import prepare
 
 prepare()
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from jobs.pack import Pack
 from jobs.targets import default_runs
-from launch.cli import finish, parse, print_json
+from launch import cli
+from launch.cli import finish, parse
 from launch.cluster import on_slurm
-from launch.data import say, with_bar
+from launch.data import tell, with_bar
 from launch.stage import Where, queue
 from launch.unit import Unit
 
@@ -50,18 +51,13 @@ def main(argv: list[str]) -> int:
         report = job()  # finds everything done
     else:
         report = with_bar("packing", job)
-    if where.json:
-        print_json(report)
-    else:
-        for line in report["lines"]:
-            say(line)
+    tell(report, where.json)
     return 0
 
 
 def rooted(job: Pack) -> Pack:
     """The job with paths that do not depend on the working directory."""
-    captions, text = job.captions and job.captions.resolve(), job.text and job.text.resolve()
-    return replace(job, data=job.data.resolve(), out=job.out.resolve(), captions=captions, text=text)
+    return cli.rooted(job, ("data", "out", "captions", "text"))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ from launch.start import prepare
 
 prepare()
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from jobs.codec import encode
 from jobs.recaption import Recaption
 from jobs.targets import find_run
+from launch import cli
 from launch.cli import finish, parse, print_json
 from launch.cluster import on_slurm
-from launch.data import say
+from launch.data import say, tell
 from launch.stage import Where, queue
 from launch.unit import Unit
 
@@ -53,24 +53,15 @@ def main(argv: list[str]) -> int:
         return 0
     else:
         report = job(say)
-    if where.json:
-        print_json(report)
-    else:
-        for line in report["lines"]:
-            say(line)
+    tell(report, where.json)
     return 0
 
 
 def rooted(job: Recaption) -> Recaption:
     """The job with paths that do not depend on the working directory, and its folder decided."""
     run = find_run(job.run, job.runs).resolve()
-    names = ("captions", "videos", "data", "published", "boxes", "packed")
-    found: dict[str, Any] = {name: path.resolve() for name in names if (path := getattr(job, name)) is not None}
-    for name in ("model", "detector", "text_weights"):  # a name, or a file or folder
-        said = getattr(job, name)
-        if said and Path(said).exists():
-            found[name] = str(Path(said).resolve())
-    job = replace(job, run=run, **found)
+    paths = ("captions", "videos", "data", "published", "boxes", "packed")
+    job = replace(cli.rooted(job, paths, ("model", "detector", "text_weights")), run=run)
     return replace(job, out=job.folder(run, job.set_of(run)))
 
 
