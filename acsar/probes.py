@@ -164,9 +164,7 @@ def fuse_scores(scores: Sequence[Tensor], weights: Sequence[float] | None = None
     return total
 
 
-def interval(
-    values: Tensor, groups: Tensor | None = None, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
+def interval(values: Tensor, groups: Tensor | None = None, draws: int = 1000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) of the mean of values [n].
 
     With groups [n] (test subjects), whole groups are drawn with replacement, so that clips of one person are not taken for

@@ -120,9 +120,7 @@ def official_state(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def of_run(
-    run: Path, streams: Sequence[str], data: Path | None, protocol: str, transductive: bool
-) -> tuple[PackedSet, list[Target], str]:
+def of_run(run: Path, streams: Sequence[str], data: Path | None, protocol: str, transductive: bool) -> tuple[PackedSet, list[Target], str]:
     """The run's packed set, its encoders and the protocol.
 
     Raises InputError for streams that have not finished or differ in data or protocol, for another data set, and for another protocol

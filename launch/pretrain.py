@@ -33,7 +33,7 @@ from jobs.timings import measure
 from launch.cli import finish, parse, print_json, value_of, without
 from launch.cluster import Cluster, Place, gpu_name, on_slurm, partition_of, place, profile_for, shape
 from launch.data import packed_set, say
-from launch.predict import NETWORK_GBIT, DeviceGuess, Prediction, lines, predict
+from launch.forecast import NETWORK_GBIT, DeviceGuess, Forecast, lines, foretell
 from launch.queued import DONE, described, submit_streams, wait, what_next
 from launch.snapshot import snapshot
 from launch.streams import run_streams
@@ -49,9 +49,9 @@ class Where:
     cluster: Cluster = "auto"  # auto = Slurm if its controller answers, else this machine
     cluster_profile: Path | None = None  # TOML file: partition, account, time, modules, ... (docs/cluster.toml); or $ACSAR_CLUSTER_PROFILE
     scale_lr: bool = False  # or --lr auto: the recipe's rate times batch / the recipe's batch, with warm-up; the recipe does not do that
-    network_gbit: float = NETWORK_GBIT  # of --dry-run's predictions: the network of a node
-    device: str = "auto"  # of --dry-run's predictions: cpu, H100, A100, ...; auto = as here, or what the partition has
-    measure: bool = False  # --dry-run takes a few steps here for better predictions
+    network_gbit: float = NETWORK_GBIT  # of --dry-run's forecasts: the network of a node
+    device: str = "auto"  # of --dry-run's forecasts: cpu, H100, A100, ...; auto = as here, or what the partition has
+    measure: bool = False  # --dry-run takes a few steps here for better forecasts
     wait: bool = False  # on Slurm: stay until every stream has ended, with a live table
     label: str = "label"  # of raw data: the label column(s), as in pack.py
     dry_run: bool = False  # print the resolved configuration and the batch arithmetic, train nothing
@@ -124,11 +124,11 @@ def show(job: Pretrain, numbers: Plan, where: str) -> None:
     say(f"  on {where}")
 
 
-def foresee(job: Pretrain, numbers: Plan, device: DeviceGuess, where: Where) -> Prediction:
+def foresee(job: Pretrain, numbers: Plan, device: DeviceGuess, where: Where) -> Forecast:
     """Say what the job will cost."""
     device = device if where.device == "auto" else replace(device, name=where.device)
     measured = measure(job, sorted({max(1, numbers.rows // 4), numbers.rows}), device.threads) if where.measure else ()
-    predicted = predict(job, numbers, device, where.network_gbit, job.runs, measured)
+    predicted = foretell(job, numbers, device, where.network_gbit, job.runs, measured)
     for line in lines(predicted):
         say(line)
     return predicted

@@ -363,9 +363,7 @@ def test_frames_beyond_the_clip_are_not_read() -> None:
         assert torch.equal(centre_view(x, far, "bone", NTU25), centre_view(x, full, "bone", NTU25))
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"cubes": 10}, {"masked_cubes": 17}, {"probability": 1.5}, {"flip": "upside-down"}, {"min_crop": -0.1}]
-)
+@pytest.mark.parametrize("wrong", [{"cubes": 10}, {"masked_cubes": 17}, {"probability": 1.5}, {"flip": "upside-down"}, {"min_crop": -0.1}])
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         Augmentation(**wrong)  # type: ignore[arg-type]

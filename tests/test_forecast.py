@@ -12,8 +12,8 @@ from jobs.costs import Costs, Rates, count
 from jobs.pretrain import Plan, Pretrain, plan
 from jobs.stages import write_job
 from jobs.timings import Timing, of_earlier_runs
+from launch.forecast import DeviceGuess, Forecast, exchange, fit, foretell, lines
 from launch.pool import Ranks
-from launch.predict import DeviceGuess, Prediction, exchange, fit, lines, predict
 from tests.clips import packed_clips
 from tests.test_costs import METHODS
 
@@ -39,24 +39,24 @@ def costs(job: Pretrain) -> Costs:
 
 
 @pytest.fixture(scope="module")
-def prediction(job: Pretrain) -> Prediction:
-    return predict(job, replace(plan(job, 1), train=1000), CPU, 100.0, job.runs)
+def forecast(job: Pretrain) -> Forecast:
+    return foretell(job, replace(plan(job, 1), train=1000), CPU, 100.0, job.runs)
 
 
-def test_arithmetic_that_must_hold(prediction: Prediction, costs: Costs) -> None:
-    rows = {(row.nodes, row.batch): row for row in prediction.rows}
+def test_arithmetic_that_must_hold(forecast: Forecast, costs: Costs) -> None:
+    rows = {(row.nodes, row.batch): row for row in forecast.rows}
     assert set(rows) == {(1, 8), (2, 8), (2, 16), (4, 8), (4, 32), (8, 8), (8, 64)}
     assert rows[1, 8].efficiency == pytest.approx(1.0)
     same = [rows[nodes, 8] for nodes in (1, 2, 4, 8)]
     assert [row.rows for row in same] == [8, 4, 2, 1]
     assert all((a.efficiency or 0) > (b.efficiency or 0) for a, b in pairwise(same))
-    for row in prediction.rows:
+    for row in forecast.rows:
         assert row.step_ms and row.samples_per_s and row.efficiency and row.seconds
         assert row.samples_per_s == pytest.approx(1e3 * row.batch / row.step_ms)
         assert row.seconds == pytest.approx(12 * 8 / row.samples_per_s)
         assert row.source == "arithmetic"
     assert all((rows[n, 8 * n].efficiency or 0) > (rows[n, 8].efficiency or 0) for n in (2, 4, 8))
-    assert prediction.gradient_bytes == 4 * costs.parameters
+    assert forecast.gradient_bytes == 4 * costs.parameters
 
 
 def test_a_ring_and_its_exchanges(costs: Costs) -> None:
@@ -95,12 +95,12 @@ def test_nothing_costs_less_than_nothing(costs: Costs) -> None:
 
 def test_rows_say_what_they_rest_on(job: Pretrain) -> None:
     taken = [Timing(1, 8, 40.0, 30, "2026-02-03")]
-    rows = {(r.nodes, r.batch): r for r in predict(job, plan(job, 1), CPU, 100.0, job.runs, taken).rows}
+    rows = {(r.nodes, r.batch): r for r in foretell(job, plan(job, 1), CPU, 100.0, job.runs, taken).rows}
     assert rows[1, 8].source == "measured, 30 steps on 2026-02-03" and rows[1, 8].step_ms == 40.0
     assert "fit to 30 steps" in rows[2, 8].source and "exchange by arithmetic" in rows[2, 8].source
     assert "22 clips do not fill a batch" in rows[8, 64].source
     assert rows[8, 64].step_ms is None
-    rows = {(r.nodes, r.batch): r for r in predict(job, plan(job, 4), H100, 100.0, job.runs).rows}
+    rows = {(r.nodes, r.batch): r for r in foretell(job, plan(job, 4), H100, 100.0, job.runs).rows}
     assert "32 ranks do not divide a batch of 8" in rows[8, 8].source
 
 
@@ -115,31 +115,31 @@ def test_steps_count_for_the_device_that_took_them() -> None:
     assert not H100.took(l40s) and not DeviceGuess("l40s").took(h100) and DeviceGuess("L40S").took(l40s)
 
 
-def full_size(job: Pretrain) -> Prediction:
+def full_size(job: Pretrain) -> Forecast:
     recipe = Pretrain.of("acsar", data=job.data, name="x", runs=job.runs, nodes=8, epochs=450)
     numbers = Plan(40091, 64, 4000, 16487, 32, 2, 626, 450 * 626, 219100, "vlm", "none")
-    return predict(recipe, numbers, H100, 100.0, job.runs)
+    return foretell(recipe, numbers, H100, 100.0, job.runs)
 
 
 def test_full_size_at_its_published_batch_wants_one_node_per_stream(job: Pretrain) -> None:
-    prediction = full_size(job)
-    assert prediction.recommendation.startswith("one node per stream (--nodes 1)")
-    assert prediction.gradient_bytes / 1e6 == pytest.approx(366.9, abs=0.1)
-    two_samples_each = next(r for r in prediction.rows if (r.nodes, r.batch) == (8, 64))
+    forecast = full_size(job)
+    assert forecast.recommendation.startswith("one node per stream (--nodes 1)")
+    assert forecast.gradient_bytes / 1e6 == pytest.approx(366.9, abs=0.1)
+    two_samples_each = next(r for r in forecast.rows if (r.nodes, r.batch) == (8, 64))
     assert two_samples_each.rows == 2 and (two_samples_each.efficiency or 1) < 0.3
-    assert 1e9 < prediction.disk.checkpoint_bytes < 1.3e9
-    assert prediction.disk.total_bytes > 3 * prediction.disk.checkpoints * prediction.disk.checkpoint_bytes
-    assert prediction.seconds > 450 * 626 * prediction.exchange_ms / 1e3
-    json.dumps(asdict(prediction))
+    assert 1e9 < forecast.disk.checkpoint_bytes < 1.3e9
+    assert forecast.disk.total_bytes > 3 * forecast.disk.checkpoints * forecast.disk.checkpoint_bytes
+    assert forecast.seconds > 450 * 626 * forecast.exchange_ms / 1e3
+    json.dumps(asdict(forecast))
 
 
-def test_people_read_the_recommendation_the_model_and_its_sources(job: Pretrain, prediction: Prediction) -> None:
-    for shown in (prediction, full_size(job)):
+def test_people_read_the_recommendation_the_model_and_its_sources(job: Pretrain, forecast: Forecast) -> None:
+    for shown in (forecast, full_size(job)):
         text = "\n".join(lines(shown))
         assert shown.recommendation in text and "x rows of a rank + exchange" in text and "arithmetic" in text and "disk:" in text
         assert "better numbers: --measure" in text and len([line for line in lines(shown) if "samples/s" in line]) == 1
-    tight = replace(prediction, disk=replace(prediction.disk, free_bytes=10))
-    assert "not enough space" in "\n".join(lines(tight)) and "not enough space" not in "\n".join(lines(prediction))
+    tight = replace(forecast, disk=replace(forecast.disk, free_bytes=10))
+    assert "not enough space" in "\n".join(lines(tight)) and "not enough space" not in "\n".join(lines(forecast))
     assert "taken for an A100" in DeviceGuess("gpu:l40s").describe() and "taken" not in H100.describe()
 
 
@@ -153,7 +153,7 @@ def test_two_real_ranks_against_what_one_rank_foretold(job: Pretrain, tmp_path: 
         for process in ranks.processes:
             assert process.wait(timeout=300) == 0, ranks.log().read_text()
         if world == 1:
-            foretold = predict(here, plan(here, 1), CPU, 100.0, tmp_path)
+            foretold = foretell(here, plan(here, 1), CPU, 100.0, tmp_path)
             saved = next((tmp_path / "one" / "joint" / "ckpt").glob("step_*"))
     rows = {(row.nodes, row.batch): row for row in foretold.rows}
     took = next(t.ms for t in of_earlier_runs(tmp_path, here) if t.world == 2)

@@ -104,8 +104,8 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What `predict` found; plain values only."""
+class Forecast:
+    """What `foretell` found; plain values only."""
 
     device: str
     network_gbit: float
@@ -139,7 +139,7 @@ class Model:
         return self.fixed + self.per_row * rows + self.exchange * exchange(self.costs, self.device.kind, nodes, world, self.network_gbit)
 
 
-def predict(job: Pretrain, plan: Plan, device: DeviceGuess, network_gbit: float, runs: Path, measured: Sequence[Timing] = ()) -> Prediction:
+def foretell(job: Pretrain, plan: Plan, device: DeviceGuess, network_gbit: float, runs: Path, measured: Sequence[Timing] = ()) -> Forecast:
     """Predict the resolved job on `plan.world` ranks. `measured`: jobs.timings.measure's, where it was asked for."""
     bf16 = job.precision == "bf16" or (job.precision == "auto" and device.kind == "gpu" and device.known != "V100")
     costs = count(job, bf16)
@@ -153,7 +153,7 @@ def predict(job: Pretrain, plan: Plan, device: DeviceGuess, network_gbit: float,
     step = model.step(job.nodes, plan.world, plan.rows)
     space = disk(job, plan, costs, runs)
     saves = plan.steps / job.save_every if job.save_every else 1
-    return Prediction(
+    return Forecast(
         device=device.describe(),
         network_gbit=network_gbit,
         fixed_ms=1e3 * model.fixed,
@@ -288,9 +288,9 @@ def disk(job: Pretrain, plan: Plan, costs: Costs, runs: Path) -> Disk:
     )
 
 
-def lines(prediction: Prediction) -> list[str]:
-    """The prediction for people."""
-    p, d = prediction, prediction.disk
+def lines(forecast: Forecast) -> list[str]:
+    """The forecast for people."""
+    p, d = forecast, forecast.disk
     talk = f"{_size(p.gradient_bytes)} of gradients and {p.exchanges} small exchanges"
     told = [
         f"predicted for {p.device}; network {p.network_gbit:g} Gbit/s per node; {p.source}",
