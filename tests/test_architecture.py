@@ -24,7 +24,7 @@ DOORS = {
     "transformers": ("jobs/caption",),
     "open_clip": ("jobs/encode_text.py",),
     "av": ("jobs/caption", "shards/render.py"),
-    "matplotlib": ("jobs/figures.py",),
+    "matplotlib": ("jobs/figure",),
     "sklearn": ("jobs/",),
     "tyro": ("launch/",),
     "rich": ("launch/",),
