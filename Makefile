@@ -28,7 +28,7 @@ demo: install
 	$(BIN)/python launch/demo.py
 
 test: install
-	$(BIN)/python -m pytest -m "not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not cluster"
 
 test-cluster: install
 	$(BIN)/python -m pytest -m cluster --durations=40

@@ -34,20 +34,20 @@ def real_data() -> Path:
 
 
 class MarkCount:
-    """Counts what ran by mark, so that a green run that tested nothing is seen."""
+    """Counts what ran by mark, so that a green run that tested nothing is seen. Marks travel with the reports, from worker processes too."""
 
     def __init__(self) -> None:
-        self.marks: dict[str, list[str]] = {}
         self.outcomes: dict[str, Counter[str]] = {mark: Counter() for mark in MARKS}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            self.marks[item.nodeid] = [mark for mark in MARKS if item.get_closest_marker(mark)]
+            item.user_properties += [("mark", mark) for mark in MARKS if item.get_closest_marker(mark)]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or (report.when == "setup" and not report.passed):
-            for mark in self.marks.get(report.nodeid, []):
-                self.outcomes[mark][report.outcome] += 1
+            for name, value in report.user_properties:
+                if name == "mark":
+                    self.outcomes[str(value)][report.outcome] += 1
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for mark, seen in self.outcomes.items():
