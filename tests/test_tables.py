@@ -13,7 +13,7 @@ TABLE = Table(
     ["x-sub", "x|view"],
     [
         Row("J", [over_seeds({0: 86.0, 1: 88.0, 2: 87.0}, {0: (84, 88), 1: (86, 90), 2: (85, 89)}, published=87.3), None]),
-        Row("raw <floor>", [Cell(50.04, note="1 of 3 seeds"), Cell(note="not run")], group="reference points"),
+        Row("raw <floor>", [Cell(50.04, seeds=(0,)), Cell(note="not run")], group="reference points"),
         Row("SCD-Net", [Cell(published=86.6), None], group="peers"),
     ],
     notes=["Lines that help."],
@@ -36,7 +36,7 @@ def test_markdown_has_a_row_per_row_with_as_many_cells() -> None:
     assert len(bars) == 2 + 3 + 2 and set(bars) == {4}  # heading, rule, rows, two group headings
     assert "| J | 87.0 ± 1.0 [85.0, 89.0] (paper 87.3, −0.3; 3 seeds) | – |" in lines
     assert "| SCD-Net | – (paper 86.6) | – |" in lines
-    assert "| raw &lt;floor> | 50.0 (1 of 3 seeds) | not run |" in lines
+    assert "| raw &lt;floor> | 50.0 (1 seed) | not run |" in lines
     assert "over seeds 0, 1, 2" in lines[-1] and lines[-1].endswith("Published numbers: Li et al. 2025, table 3.")
 
 
