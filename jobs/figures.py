@@ -1,6 +1,5 @@
 """Pictures of a comparison: loss curves, accuracies beside their reference points, confusions of the fused scores; PNG, no screen."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,14 @@ from numpy.typing import NDArray
 from acsar import probes
 from acsar.streams import STREAMS
 from jobs import journal
+from jobs.figure_style import COLOURS, FUSED, NAMED, dress, save, short
 from jobs.fuse import LETTERS, fused, probed_protocol, read_streams
-from jobs.run_folder import RunFolder, read_json, write_bytes
+from jobs.run_folder import RunFolder, read_json
 from jobs.scores import Scores
 from jobs.targets import find_run
 from jobs.verdicts import reports
 
-COLOURS = {"joint": "#0072b2", "bone": "#d55e00", "motion": "#009e73"}  # Okabe and Ito: told apart by colour-blind readers
 BARS = {"": ("pretrained", "#0072b2"), "random_": ("random encoder", "#9aa5ad"), "raw_": ("raw clips, no network", "#e0c27a")}
-FUSED = "#542788"
-NAMED = 30  # classes that still have room for names; more are numbered
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -50,14 +47,6 @@ class Figures:
         return [save(figure, run / "figures" / f"{name}.png") for name, figure in drawn.items()]
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_bytes(path, buffer.getvalue())
-    return path
-
-
 def loss_curves(journals: Mapping[str, Records]) -> Figure:
     """Total loss of each stream over the steps, and the 1-NN accuracy on held-aside training subjects where it was measured."""
     steps = {name: [r for r in records if r["type"] == "step"] for name, records in journals.items()}
@@ -76,11 +65,11 @@ def loss_curves(journals: Mapping[str, Records]) -> Figure:
             axes[1].plot(at, value, color=COLOURS[name], marker="o", markersize=4, label=name)
     name, records = next(iter(steps.items()))
     y = smooth(np.array([r["loss"] for r in records]))
-    _dress(axes[0], "step", "loss, sum of all terms", f"Pretraining loss, {name} {y[0]:.2f} at first, {y[-1]:.2f} at last")
+    dress(axes[0], "step", "loss, sum of all terms", f"Pretraining loss, {name} {y[0]:.2f} at first, {y[-1]:.2f} at last")
     axes[0].legend(frameon=False, title="stream (thin: every step)", title_fontsize=8)
     if both:
         last = ", ".join(f"{name} {found[-1]['metrics'][metric]:.0f}" for name, found in evals.items() if found)
-        _dress(axes[1], "step", "1-NN accuracy, %", f"Held-aside training subjects, % at last: {last}")
+        dress(axes[1], "step", "1-NN accuracy, %", f"Held-aside training subjects, % at last: {last}")
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -119,7 +108,7 @@ def accuracy_bars(probed: Mapping[str, Mapping[str, Any]], fusion: Mapping[str, 
     )
     size = f"{first['test']} test clips, {first['classes']} classes"
     title = f"Linear probe of frozen features: {size}\nlines: 95 % intervals over {over}{marks}"
-    _dress(axis, "", "test accuracy, %", title)
+    dress(axis, "", "test accuracy, %", title)
     handles = dict(sorted(zip(*reversed(axis.get_legend_handles_labels())), key=lambda item: "1-NN" in item[0]))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     return figure
@@ -151,7 +140,7 @@ def confusion_matrix(streams: Mapping[str, Scores]) -> Figure:
     right = 100 * float((predictions == first.labels).double().mean())
     which = "+".join(LETTERS[name] for name in streams) + (" fused" if len(streams) > 1 else "")
     title = f"{which}: {right:.1f} % of {len(first.keys)} test clips right{_most_confused(share, first.classes)}"
-    _dress(axis, "predicted class", "true class", title)
+    dress(axis, "predicted class", "true class", title)
     axis.grid(False)
     axis.tick_params(length=0)
     return figure
@@ -167,11 +156,6 @@ def smooth(y: NDArray[Any]) -> NDArray[Any]:
     return mean
 
 
-def short(name: str, most: int = 26) -> str:
-    """A class name that fits beside an axis."""
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
 def _most_confused(share: NDArray[Any], classes: Sequence[str]) -> str:
     wrong = share * (1 - np.eye(len(share)))
     row, column = divmod(int(wrong.argmax()), len(share))
@@ -185,12 +169,3 @@ def _bar(axis: Any, x: float, value: float, interval: Sequence[float], colour: s
     axis.bar(x, value, 0.25, color=colour, label=label)
     axis.errorbar(x, value, [[low], [high]], color="#222222", linewidth=1.2, capsize=3)
     axis.text(x, max(value, interval[1]) + 1.5, f"{value:.1f}", ha="center", va="bottom", fontsize=8)
-
-
-def _dress(axis: Any, x: str, y: str, title: str) -> None:
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
-    axis.set_title(title, fontsize=10, loc="left")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)

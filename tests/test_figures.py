@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from jobs import figures
-from jobs.figures import Figures, accuracy_bars, confusion_matrix, loss_curves, save, smooth
+from jobs.figure_style import save
+from jobs.figures import Figures, accuracy_bars, confusion_matrix, loss_curves, smooth
 from jobs.fuse import Fuse
 from jobs.probe import ACCURACIES, Probe
 from jobs.scores import Scores
