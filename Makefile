@@ -21,7 +21,7 @@ install: $(STAMP)
 $(STAMP): setup.cfg constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) on the PATH: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[caption,test]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[caption,export,test]"
 	touch $@
 
 demo: install

@@ -16,9 +16,9 @@ from jobs.run_folder import write_bytes
 from jobs.weights import in_order
 from shards.errors import InputError
 
-# content_id, benchmark, skeleton, normalisation, dtype: of the packed set that it was trained on; encoder: sha256 of the file that made
-# its features; schedule: official or paper
-FACTS = ("content_id", "benchmark", "skeleton", "normalisation", "dtype", "protocol", "stream", "encoder", "schedule")
+# content_id to dtype: of the packed set that it was trained on; encoder: sha256 of the file that made its features; schedule: official
+# or paper
+FACTS = ("content_id", "format", "benchmark", "skeleton", "normalisation", "dtype", "protocol", "stream", "encoder", "schedule")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Classifier:
 
 def set_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     """What a classifier says about the packed set that it was trained on: the facts up to dtype."""
-    named = {name: str(manifest[name]) for name in ("content_id", "benchmark", "skeleton")}
+    named = {name: str(manifest[name]) for name in ("content_id", "format", "benchmark", "skeleton")}
     return {**named, "normalisation": str(manifest["normalise"]), "dtype": str(manifest["options"].get("dtype", "float32"))}
 
 
