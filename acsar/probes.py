@@ -19,11 +19,14 @@ ROWS = 2048  # rows of a block
 
 @dataclass(frozen=True)
 class ProbeSchedule:
-    """How a linear classifier is trained: SGD from weights N(0, init) and bias 0; the last epoch is the result.
+    """How a linear classifier is trained: SGD from weights N(0, init) and bias 0.
 
-    min_batches shrinks the batch until an epoch of a small set has that many; unit centres features on the training mean and
-    divides them by one number, the root mean square of the training rows' norms: the largest curvature is then below 1/2, so
-    lr 2 cannot diverge whatever the units of the data, and no feature is weighed up against another."""
+    Where `course` watches an accuracy, plateau and stop count the epochs since its last gain (an accuracy above all before): at every
+    plateau-th of them the rate is multiplied by factor, after stop of them training ends; 0 = never. With plateau 0, and where nobody
+    watches, the rate falls at the epochs `drops` (counted from 0). min_batches shrinks the batch until an epoch of a small set has
+    that many. unit centres features on the training mean and divides them by one number, the root mean square of the training rows'
+    norms: the largest curvature is then below 1/2, so lr 2 cannot diverge whatever the units of the data, and no feature is weighed
+    up against another."""
 
     lr: float = 2.0
     momentum: float = 0.9
@@ -33,6 +36,8 @@ class ProbeSchedule:
     drops: tuple[int, ...] = (50, 70)
     factor: float = 0.1
     init: float = 0.01
+    plateau: int = 0
+    stop: int = 0
     min_batches: int = 1
     unit: bool = False
 
@@ -41,18 +46,33 @@ class ProbeSchedule:
         return max(1, min(self.batch, samples // self.min_batches))
 
     def rate(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
+        """Learning rate of an epoch, counted from 0, where nobody watches an accuracy."""
         return self.lr * float(self.factor ** sum(epoch >= drop for drop in self.drops))
 
 
 @dataclass(frozen=True)
+class Course:
+    """What classifier A settled: the epoch of its best accuracy on the held-aside rows (from 1; of equals, the earliest), the
+    learning rate of every epoch that it ran, and the accuracy (share of held-aside rows) after each."""
+
+    epoch: int
+    rates: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class LinearResult:
-    """scores [n,N] logits of the test rows; losses: mean training loss of each epoch; weight [N,D] and bias [N] for raw features."""
+    """A linear classifier, at the course's epoch, or at the last one where there was no course.
+
+    scores [q,N] logits of the test rows; losses: mean training loss of each epoch; weight [N,D] and bias [N] for features as they
+    come; last [q,N]: logits after the last epoch; accuracy: share of test rows right after each epoch, where their labels were given."""
 
     scores: Tensor
     losses: list[float]
     weight: Tensor
     bias: Tensor
+    last: Tensor
+    accuracy: tuple[float, ...] = ()
 
 
 def official(benchmark: str = "") -> ProbeSchedule:
@@ -64,14 +84,30 @@ def official(benchmark: str = "") -> ProbeSchedule:
     return ProbeSchedule(min_batches=16) if known is None else ProbeSchedule(known.probe_lr, batch=known.probe_batch, min_batches=16)
 
 
-def unit() -> ProbeSchedule:
+def paper(benchmark: str = "") -> ProbeSchedule:
+    """The linear probe of AC-SAR's section 5.1: the rate falls after 3 epochs without a gain in accuracy, and 5 end it.
+
+    lr 2 and batch 1024; for PKU-MMD II 0.032, 256 and weight decay 1e-3. The paper does not say the factor, the largest number of
+    epochs, whose accuracy is watched, nor momentum and initial weights. Chosen: 0.1, 80, that of held-aside training subjects
+    (`course`), and those of `official`. Epochs without a gain are counted from the best one and a lower rate does not start them
+    again, so that 5 can end it after one fall of the rate."""
+    known = BENCHMARKS.get(benchmark)
+    decay = 0.0 if known is None else known.probe_weight_decay
+    return replace(official(benchmark), weight_decay=decay, plateau=3, stop=5)
+
+
+SCHEDULES = {"official": official, "paper": paper}
+
+
+def unit(name: str = "official") -> ProbeSchedule:
     """The same schedule on features that are centred and divided by one number, for coordinates, which have units."""
-    return replace(official(), unit=True)
+    return replace(SCHEDULES[name](), unit=True)
 
 
-def schedule_for(benchmark: str) -> ProbeSchedule:
-    """For encoders: `official` where a published probe exists; elsewhere `unit`, so that encoders and raw clips have one classifier."""
-    return official(benchmark) if benchmark in BENCHMARKS else unit()
+def schedule_for(benchmark: str, name: str = "official") -> ProbeSchedule:
+    """For encoders: `official` (or `paper`) where a published probe exists; elsewhere `unit`, so that encoders and raw clips have one
+    classifier."""
+    return SCHEDULES[name](benchmark) if benchmark in BENCHMARKS else unit(name)
 
 
 def knn1(gallery: Tensor, labels: Tensor, queries: Tensor, rows: int = ROWS) -> Tensor:
@@ -92,44 +128,71 @@ def knn1(gallery: Tensor, labels: Tensor, queries: Tensor, rows: int = ROWS) -> 
     return labels.to(queries.device)[index]
 
 
-def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, classes: int, schedule: ProbeSchedule, seed: int = 0) -> LinearResult:
-    """Softmax regression on train_x [n,D], train_y [n] by SGD with the closed-form gradient; scores of test_x [q,D] at the last epoch.
+def course(x: Tensor, y: Tensor, aside: Tensor, classes: int, schedule: ProbeSchedule, seed: int = 0) -> tuple[Course, Tensor]:
+    """Classifier A: trains on the rows of x [n,D], y [n] that are not aside [n] bool, and watches its accuracy on those that are.
 
-    The order of the batches depends on (seed, epoch) only; the last, shorter batch counts as any other. Gradient of the mean
-    cross-entropy: (softmax - onehot)^T x / b. Raises ValueError for fewer than two classes or labels outside [0, classes)."""
-    _check(train_x, train_y)
-    if classes < 2 or int(train_y.min()) < 0 or int(train_y.max()) >= classes:
-        raise ValueError(f"labels {int(train_y.min())}..{int(train_y.max())} do not fit {classes} classes; a probe needs at least two")
-    device, size = train_x.device, schedule.batch_of(len(train_x))
-    mean, scale = _unit(train_x) if schedule.unit else (None, 1.0)
-    weight = (torch.randn(classes, train_x.shape[1], generator=_generator(seed, -1)) * schedule.init).to(device)
-    bias = torch.zeros(classes, device=device)
-    weight_step, bias_step = torch.zeros_like(weight), torch.zeros_like(bias)
-    taken = train_x.new_empty(size, train_x.shape[1])
-    losses = []
+    Returns the course that it settled, and the logits [m,N] of the m held-aside rows (in their order) at its best epoch. What
+    classifier B needs to know: how long to train and by which rates, without one test clip. Raises ValueError as `linear_probe`
+    does, and where all rows or none are held aside."""
+    _check(x, y)
+    if aside.shape != y.shape or not bool(aside.any()) or bool(aside.all()):
+        raise ValueError(f"{int(aside.sum())} of {len(y)} rows are held aside; some must be, and some must be left to train on")
+    watched = torch.nonzero(aside).flatten()
+    softmax = _Softmax(x, y, torch.nonzero(~aside).flatten(), classes, schedule, seed)
+    rates: list[float] = []
+    accuracy: list[float] = []
+    best, kept, rate = 0, x.new_empty(0), schedule.lr
     for epoch in range(schedule.epochs):
-        rate, total = schedule.rate(epoch), torch.zeros((), dtype=torch.float64, device=device)
-        order = torch.randperm(len(train_x), generator=_generator(seed, epoch)).to(device)
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            x, y = torch.index_select(train_x, 0, chosen, out=taken[: len(chosen)]).float(), train_y[chosen]
-            if mean is not None:
-                x.sub_(mean).mul_(scale)
-            share = torch.log_softmax(_product(x, weight.T, bias), 1)
-            rows = torch.arange(len(y), device=device)
-            total -= share[rows, y].sum(dtype=torch.float64)
-            share.exp_()[rows, y] -= 1
-            share /= len(y)
-            weight_step.mul_(schedule.momentum).add_(_product(share.T, x)).add_(weight, alpha=schedule.weight_decay)
-            bias_step.mul_(schedule.momentum).add_(share.sum(0)).add_(bias, alpha=schedule.weight_decay)
-            weight.sub_(weight_step, alpha=rate)
-            bias.sub_(bias_step, alpha=rate)
-        losses.append(float(total) / len(train_x))
-    if mean is not None:
-        weight *= scale
-        bias -= weight @ mean
-    scores = [_product(block.to(device).float(), weight.T, bias) for _, block in _blocks(test_x, ROWS)]
-    return LinearResult(torch.cat(scores) if scores else bias.new_zeros(0, classes), losses, weight, bias)
+        since = epoch - best
+        if not schedule.plateau:
+            rate = schedule.rate(epoch)
+        elif since and since % schedule.plateau == 0:
+            rate *= schedule.factor
+        if schedule.stop and since >= schedule.stop:
+            break
+        softmax.epoch(rate)
+        rates.append(rate)
+        scores = softmax.scores(x, watched)
+        accuracy.append(top_k(scores, y[watched]))
+        if epoch == 0 or accuracy[-1] > accuracy[best - 1]:
+            best, kept = epoch + 1, scores
+    return Course(best, tuple(rates), tuple(accuracy)), kept
+
+
+def linear_probe(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    classes: int,
+    schedule: ProbeSchedule,
+    seed: int = 0,
+    course: Course | None = None,
+    test_y: Tensor | None = None,
+) -> LinearResult:
+    """Classifier B: softmax regression on train_x [n,D], train_y [n] by SGD with the closed-form gradient; scores of test_x [q,D].
+
+    With a course, the same number of epochs by the same rates, and the result is that of the course's epoch; without, the schedule's
+    epochs and its last one. test_y [q] steers nothing: where given, the accuracy after each epoch is told. The order of the batches
+    depends on (seed, epoch) only; the last, shorter batch counts as any other. Gradient of the mean cross-entropy:
+    (softmax - onehot)^T x / b. Raises ValueError for fewer than two classes, labels outside [0, classes), or scores that are not
+    finite."""
+    _check(train_x, train_y)
+    softmax = _Softmax(train_x, train_y, torch.arange(len(train_x), device=train_x.device), classes, schedule, seed)
+    rates = [schedule.rate(epoch) for epoch in range(schedule.epochs)] if course is None else course.rates
+    wanted = len(rates) if course is None else course.epoch
+    losses: list[float] = []
+    accuracy: list[float] = []
+    taken = last = softmax.scores(test_x)
+    weight, bias = softmax.plain()
+    for epoch, rate in enumerate(rates, start=1):
+        losses.append(softmax.epoch(rate))
+        if epoch in (wanted, len(rates)) or test_y is not None:
+            last = softmax.scores(test_x)
+        if test_y is not None:
+            accuracy.append(top_k(last, test_y.to(last.device)))
+        if epoch == wanted:
+            taken, (weight, bias) = last, softmax.plain()
+    return LinearResult(taken, losses, weight, bias, last, tuple(accuracy))
 
 
 def hits(scores: Tensor, labels: Tensor, k: int = 1) -> Tensor:
@@ -151,8 +214,13 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(labels * classes + predictions, minlength=classes * classes).view(classes, classes)
 
 
-def fuse_scores(scores: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
-    """[n,N]: softmax probabilities of each stream's scores [n,N] times its weight (0.5 unless given), added (AC-SAR section 3.6)."""
+def fuse_scores(scores: Sequence[Tensor], weights: Sequence[float] | None = None, rule: str = "softmax") -> Tensor:
+    """[n,N]: each stream's scores [n,N] times its weight (0.5 unless given), added.
+
+    Rule "softmax" adds softmax probabilities (AC-SAR section 3.6), "logits" the scores as they are (AimCLR's code). Raises ValueError
+    for scores of different shapes, another number of weights than of streams, or another rule."""
+    if rule not in ("softmax", "logits"):
+        raise ValueError(f"no fusion rule is called {rule!r}; one of softmax, logits")
     if not scores or len({s.shape for s in scores}) != 1:
         raise ValueError(f"streams to fuse need scores of one shape, got {[tuple(s.shape) for s in scores]}")
     shares = [0.5] * len(scores) if weights is None else list(weights)
@@ -160,7 +228,7 @@ def fuse_scores(scores: Sequence[Tensor], weights: Sequence[float] | None = None
         raise ValueError(f"{len(shares)} weights for {len(scores)} streams")
     total = torch.zeros_like(scores[0])
     for share, score in zip(shares, scores):
-        total += share * torch.softmax(score, 1)
+        total += share * (torch.softmax(score, 1) if rule == "softmax" else score)
     return total
 
 
@@ -188,6 +256,62 @@ def interval(values: Tensor, groups: Tensor | None = None, draws: int = 1000, se
     return low, high
 
 
+class _Softmax:
+    """Softmax regression on the rows `chosen` of x [n,D] with labels y [n], trained epoch by epoch."""
+
+    def __init__(self, x: Tensor, y: Tensor, chosen: Tensor, classes: int, schedule: ProbeSchedule, seed: int) -> None:
+        low, high = int(y.min()), int(y.max())
+        if classes < 2 or low < 0 or high >= classes:
+            raise ValueError(f"labels {low}..{high} do not fit {classes} classes; a probe needs at least two")
+        self.x, self.y, self.chosen, self.schedule, self.seed, self.done = x, y, chosen, schedule, seed, 0
+        self.size = schedule.batch_of(len(chosen))
+        self.mean: Tensor | None = None
+        self.scale = 1.0
+        if schedule.unit:
+            self.mean, self.scale = _unit(x, chosen)
+        self.weight = (torch.randn(classes, x.shape[1], generator=_generator(seed, -1)) * schedule.init).to(x.device)
+        self.bias = torch.zeros(classes, device=x.device)
+        self.weight_step, self.bias_step = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+        self.room = x.new_empty(self.size, x.shape[1])
+
+    def epoch(self, rate: float) -> float:
+        """One pass over the rows in the order of (seed, epoch); the mean loss."""
+        order = self.chosen[torch.randperm(len(self.chosen), generator=_generator(self.seed, self.done)).to(self.x.device)]
+        self.done += 1
+        total = torch.zeros((), dtype=torch.float64, device=self.x.device)
+        for start in range(0, len(order), self.size):
+            total += self._step(order[start : start + self.size], rate)
+        return float(total) / len(order)
+
+    def _step(self, rows: Tensor, rate: float) -> Tensor:
+        decay, momentum = self.schedule.weight_decay, self.schedule.momentum
+        x, y = torch.index_select(self.x, 0, rows, out=self.room[: len(rows)]).float(), self.y[rows]
+        if self.mean is not None:
+            x.sub_(self.mean).mul_(self.scale)
+        share = torch.log_softmax(_product(x, self.weight.T, self.bias), 1)
+        place = torch.arange(len(y), device=y.device)
+        loss = -share[place, y].sum(dtype=torch.float64)
+        share.exp_()[place, y] -= 1
+        share /= len(y)
+        self.weight_step.mul_(momentum).add_(_product(share.T, x)).add_(self.weight, alpha=decay)
+        self.bias_step.mul_(momentum).add_(share.sum(0)).add_(self.bias, alpha=decay)
+        self.weight.sub_(self.weight_step, alpha=rate)
+        self.bias.sub_(self.bias_step, alpha=rate)
+        return loss
+
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """A copy of weight [N,D] and bias [N], for features as they come."""
+        weight = self.weight * self.scale
+        return weight, self.bias.clone() if self.mean is None else self.bias - weight @ self.mean
+
+    def scores(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits [q,N] of x [q,D], or of some of its rows."""
+        weight, bias = self.plain()
+        blocks = (block for _, block in _blocks(x, ROWS)) if rows is None else (x[some] for _, some in _blocks(rows, ROWS))
+        scores = [_product(block.to(weight.device).float(), weight.T, bias) for block in blocks]
+        return torch.cat(scores) if scores else bias.new_zeros(0, len(bias))
+
+
 def _check(x: Tensor, y: Tensor) -> None:
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
         raise ValueError(f"features {tuple(x.shape)} and labels {tuple(y.shape)}: need [n,D] and [n], n > 0")
@@ -209,8 +333,8 @@ def _generator(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + number + 1) & (2**63 - 1))
 
 
-def _unit(x: Tensor) -> tuple[Tensor, float]:
-    """Mean [D] of the rows, and 1 / root mean square of the norms of the centred rows."""
-    mean = torch.stack([block.double().sum(0) for _, block in _blocks(x, ROWS)]).sum(0) / len(x)
-    square = sum(float((block - mean).square().sum()) for _, block in _blocks(x, ROWS)) / len(x)
+def _unit(x: Tensor, chosen: Tensor) -> tuple[Tensor, float]:
+    """Mean [D] of the chosen rows, and 1 / root mean square of the norms of these rows, centred."""
+    mean = torch.stack([x[rows].double().sum(0) for _, rows in _blocks(chosen, ROWS)]).sum(0) / len(chosen)
+    square = sum(float((x[rows] - mean).square().sum()) for _, rows in _blocks(chosen, ROWS)) / len(chosen)
     return mean.float(), square**-0.5 if square > 0 else 1.0
