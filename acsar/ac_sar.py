@@ -24,7 +24,7 @@ class ACSARConfig(SCDNetConfig):
     tau_cross: float = 0.15  # temperature of the text contrast
     weight: float = 0.5  # lambda: what the text contrast counts beside the four others
     text_hidden: int = 0  # width between the two linear layers over the tokens; the paper does not say, 0 means `out`
-    interaction: Interaction = "film"  # film: captions are modulated by their skeleton; none: contrasted as they are
+    interaction: Interaction = "film"  # of skeleton and caption (acsar/film.py): film as proposed; none: captions contrasted as they are
     duplicate_text: DuplicateText = "paper"  # equal captions of a batch: negatives of each other, sharing the target, or left out
     mask_padding: bool = False  # positions after a caption's end token count as zero; false: as the text tower gives them
 
@@ -55,7 +55,8 @@ class ACSAR(SCDNet):
     def cross(
         self, z_g: Tensor, embedded: Tensor, text_id: Tensor | None, across_ranks: bool = True, has_text: Tensor | None = None
     ) -> Tensor:
-        """L_cross (eq. 8-12) of global features [b,out] before normalisation and embedded captions [b,out]; before its weight."""
+        """L_cross (eq. 8-12) of global features [b,out] before normalisation and captions as `TextBranch.embed` gives them; before its
+        weight."""
         modulated = normalise(self.text.modulate(embedded, z_g))
         c = self.config
         return text_contrast(normalise(z_g), modulated, c.tau_cross, text_id, c.duplicate_text, across_ranks, has_text)

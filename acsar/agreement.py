@@ -21,13 +21,13 @@ def agreement(branch: TextBranch, z_g: Tensor, captions: Tensor, own: Tensor, bl
     """sim(FiLM(text_i; z_i), z_i) - mean over the other captions j of sim(FiLM(text_j; z_i), z_i), for each sample i -> [N] float64.
 
     z_g       [N,out] global skeleton features before normalisation
-    captions  [M,out] what eq. 5 makes of the distinct captions (`TextBranch.embed`): a caption that many samples share counts once
+    captions  [M,...] what `TextBranch.embed` makes of the distinct captions: a caption that many samples share counts once
     own       [N] int64: whose row of `captions` is sample i's
     sim is the cosine, in [-1, 1]; a score near or below 0 says that other captions fit the skeleton as well.
-    Work and memory: N * M * out multiplications in tables of `block` by `block`. Raises ValueError with fewer than two captions."""
+    Work and memory: N * M * out multiplications in tables of `block` by `block`; interactions other than film and none meet pair by pair,
+    which costs `modulate` N * M times. Raises ValueError with fewer than two captions."""
     if len(captions) < 2:
         raise ValueError(f"{len(captions)} distinct captions: there is no other one to compare with")
-    captions = captions.double()
     scores = []
     for start in range(0, len(z_g), block):
         rows, mine = z_g[start : start + block].double(), own[start : start + block]
@@ -43,11 +43,16 @@ def agreement(branch: TextBranch, z_g: Tensor, captions: Tensor, own: Tensor, bl
 
 
 def _similarities(branch: TextBranch, z: Tensor, captions: Tensor) -> Tensor:
-    """cos(gamma(z_i) * c_j + beta(z_i), z_i) for all pairs, [b,D] and [m,D] -> [b,m], without the [b,m,D] in between.
+    """cos(modulate(c_j, z_i), z_i) for all pairs, [b,D] and [m,...] -> [b,m] float64.
 
-    The product with unit z_i is linear in c_j, the squared length quadratic: three matrix products in float64."""
+    FiLM's without the [b,m,D] in between: the product with unit z_i is linear in c_j, the squared length quadratic, so three matrix
+    products in float64."""
+    if branch.interaction == "none":
+        return normalise(z) @ normalise(captions.double()).T
     if branch.gamma is None or branch.beta is None:
-        return normalise(z) @ normalise(captions).T
+        rows = [normalise(branch.modulate(captions, one.expand(len(captions), -1).to(captions.dtype)).double()) for one in z]
+        return torch.stack([texts @ unit for texts, unit in zip(rows, normalise(z))])
+    captions = captions.double()
     gamma, beta = branch.gamma(z.to(branch.gamma.weight.dtype)).double(), branch.beta(z.to(branch.beta.weight.dtype)).double()
     unit = normalise(z)
     along = (gamma * unit) @ captions.T + (beta * unit).sum(1, keepdim=True)

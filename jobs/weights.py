@@ -31,8 +31,7 @@ def save_encoder(path: Path, method: Method, config: SCDNetConfig, skeleton: str
 def save_text(path: Path, method: ACSAR, facts: dict[str, str]) -> None:
     """Write the caption branch whole or not at all, with the shape of the features that it takes: what scores captions, not skeletons."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in method.text.state_dict().items()}
-    shape = [method.text.first.in_features, method.text.score.in_features]
-    write_bytes(path, in_order(safetensors.torch.save(state, {**facts, "text_shape": json.dumps(shape)})))
+    write_bytes(path, in_order(safetensors.torch.save(state, {**facts, "text_shape": json.dumps(method.text.shape)})))
 
 
 def load_whole(folder: RunFolder) -> ACSAR:
