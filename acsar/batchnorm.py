@@ -20,8 +20,10 @@ LARGE = 2**16
 class BatchNorm(nn.Module):
     """Normalises dimension 1 of [B,F], [B,F,L] or [B,F,T,V] with statistics over all other dimensions and all ranks.
 
-    Parameters, buffers, eps and momentum are nn.BatchNorm's. Running statistics: the variance is unbiased over the global count."""
+    Parameters, buffers, eps and momentum are nn.BatchNorm's. Running statistics: the variance is unbiased over the global count.
+    With `synchronised` False a rank keeps to its own rows: for ranks that go through different batches, each by itself."""
 
+    synchronised = True
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -40,10 +42,11 @@ class BatchNorm(nn.Module):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, self.momentum, self.eps)
         self.num_batches_tracked += 1
-        if world_size() == 1 and x.device.type == "cpu" and x.numel() >= LARGE and x.ndim > 2 and x.dtype == self.weight.dtype:
+        alone = not self.synchronised or world_size() == 1
+        if alone and x.device.type == "cpu" and x.numel() >= LARGE and x.ndim > 2 and x.dtype == self.weight.dtype:
             arguments = (x, self.weight, self.bias, (self.running_mean, self.running_var), self.momentum, self.eps)
             return _OneRank.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
-        if world_size() == 1:
+        if alone:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps)
         count, mean, var = _global_statistics(x.detach(), self.weight.dtype)
         with torch.no_grad():

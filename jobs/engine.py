@@ -39,29 +39,43 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def join() -> Iterator[Ranks]:
+def group() -> Iterator[Ranks]:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe (alone without them); leave it
-    at the end. A group that exists already is used and kept.
+    at the end. A group that exists already is used and kept. For work that ranks share out among them: nothing is trained in it.
 
     NCCL when every rank has a GPU of its own, else gloo."""
-    before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "DS_ACCELERATOR")}
     index = _device_index()
-    if index is None:
-        os.environ["DS_ACCELERATOR"] = "cpu"
     device = torch.device("cpu") if index is None else torch.device("cuda", index)
     mine = not dist.is_initialized()
     backend = _init_group(device) if mine else str(dist.get_backend())
     rank, world = dist.get_rank(), dist.get_world_size()
-    # DeepSpeed takes its device from LOCAL_RANK, which a launcher may have narrowed to one visible GPU
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(index or 0))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        _init_deepspeed(backend)
         yield Ranks(rank, world, device, backend, _note(world, device, backend))
     finally:
-        if mine:
-            _leave()
+        if mine and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def join() -> Iterator[Ranks]:
+    """As `group`, with DeepSpeed: for training."""
+    before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "DS_ACCELERATOR")}
+    index, mine = _device_index(), not dist.is_initialized()
+    if index is None:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        with group() as ranks:
+            # DeepSpeed takes its device from LOCAL_RANK, which a launcher may have narrowed to one visible GPU
+            os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(index or 0))
+            try:
+                _init_deepspeed(ranks.backend)
+                yield ranks
+            finally:
+                if mine:
+                    _leave()
+    finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -1,6 +1,7 @@
 """Frozen features: each clip of a packed set goes through an encoder once, and the rows are kept by sample key.
 
 What stands beside a pretrained encoder is made here too: the clip itself without any network, and the same network untrained.
+Several ranks share the blocks of 32 clips out among them: block i is rank (i mod world)'s, so that rows are the same bits for any world.
 """
 
 import hashlib
@@ -9,21 +10,25 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import acsar
 from acsar.augment import centre_view
 from acsar.batchnorm import BatchNorm
+from acsar.gather import all_gather_constant
 from acsar.scdnet import SCDNetConfig
 from acsar.skeleton import SKELETONS
 from acsar.streams import Stream
 from acsar.types import Method
+from jobs.engine import Ranks
 from jobs.weights import query
 from shards.errors import InputError
 from shards.manifest import sync_folder
@@ -42,13 +47,56 @@ class Features:
     values: Tensor
     spec: dict[str, Any]
 
+    def of(self, keys: Sequence[str]) -> Tensor:
+        """A copy [m,D] of the rows of these keys, in their order. Raises InputError naming a key that has none."""
+        place = {key: row for row, key in enumerate(self.keys)}
+        missing = [key for key in keys if key not in place]
+        if missing:
+            raise InputError(f"{len(missing)} of {len(keys)} samples have no features, for example {missing[0]}; extract them again")
+        return self.values[torch.tensor([place[key] for key in keys], dtype=torch.int64)]
+
+
+def place(folder: Path, content_id: str, stream: str) -> Path:
+    """Where a run (or whatever stands for one) keeps the features of a packed set: one file for every protocol, schedule and fraction."""
+    return folder / "features" / content_id[:12] / f"{stream}.npz"
+
 
 def encoded(encode: Encode, packed: PackedSet, keys: Sequence[str], device: torch.device, batch: int = BATCH) -> Iterator[Tensor]:
     """Feature rows [b,D] on the CPU, block by block, in the order of `keys`; encode(joints [b,C,T,V,M], frames [b]) makes them."""
     for start in range(0, len(keys), batch):
-        rows = packed.load(keys[start : start + batch])
-        with torch.no_grad():
-            yield encode(*tensors(rows, device)).float().cpu()
+        yield _block(encode, packed, keys[start : start + batch], device).cpu()
+
+
+def shared_out(encode: Encode, packed: PackedSet, keys: Sequence[str], ranks: Ranks) -> Iterator[Tensor]:
+    """What `encoded` yields, computed by all ranks; only rank 0 gets the rows, and every rank has to go through it to the end."""
+    if ranks.world == 1:
+        yield from encoded(encode, packed, keys, ranks.device)
+        return
+    starts, width = range(0, len(keys), BATCH), torch.zeros(1, dtype=torch.int64, device=_exchange(ranks))
+    for first in range(0, len(starts), ranks.world):
+        mine = starts[first : first + ranks.world][ranks.rank : ranks.rank + 1]
+        rows = _block(encode, packed, keys[mine[0] : mine[0] + BATCH], ranks.device) if mine else None
+        if first == 0:  # a rank without a block knows the width from rank 0, which always has one
+            width.fill_(0 if rows is None else rows.shape[1])
+            dist.broadcast(width, 0)
+        padded = torch.zeros(BATCH, int(width), device=width.device)
+        if rows is not None:
+            padded[: len(rows)] = rows
+        blocks = [torch.empty_like(padded) for _ in range(ranks.world)] if ranks.rank == 0 else None
+        dist.gather(padded, blocks)
+        for start, block in zip(starts[first : first + ranks.world], blocks or ()):
+            yield block[: len(keys) - start].cpu()
+
+
+def _exchange(ranks: Ranks) -> torch.device:
+    """Where tensors have to lie that ranks exchange."""
+    return ranks.device if ranks.backend == "nccl" else torch.device("cpu")
+
+
+def _block(encode: Encode, packed: PackedSet, keys: Sequence[str], device: torch.device) -> Tensor:
+    rows = packed.load(keys)
+    with torch.no_grad():
+        return encode(*tensors(rows, device)).float()
 
 
 def tensors(rows: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -62,49 +110,95 @@ def raw_encode(stream: Stream, skeleton: str) -> Encode:
     return lambda joints, frames: centre_view(joints, frames, stream, layout, CROP).flatten(1)
 
 
-def random_encoder(config: SCDNetConfig, skeleton: str, packed: PackedSet, train: Sequence[str], seed: int, device: torch.device) -> Method:
-    """The recipe's network with the weights that pretraining with this seed starts from; one pass over the training part fills its norm
-    statistics."""
+def random_encoder(
+    config: SCDNetConfig,
+    skeleton: str,
+    packed: PackedSet,
+    train: Sequence[str],
+    seed: int,
+    device: torch.device,
+    ranks: Ranks | None = None,
+) -> Method:
+    """The recipe's network with the weights that pretraining with this seed starts from; one pass over the training part (shared out among
+    the ranks) fills its norm statistics."""
     method = acsar.build(config, skeleton=skeleton, seed=seed).to(device)
     order = epoch_order(sorted(train), seed, 0)
     mixed = [sorted(train)[i] for i in order]
-    clips = (tensors(packed.load(mixed[i : i + BATCH]), device) for i in range(0, len(mixed), BATCH))
-    views = (centre_view(joints, frames, config.stream, SKELETONS[skeleton], CROP) for joints, frames in clips)
-    fill_statistics(query(method), views)
+
+    def view(keys: Sequence[str]) -> Tensor:
+        joints, frames = tensors(packed.load(keys), device)
+        return centre_view(joints, frames, config.stream, SKELETONS[skeleton], CROP)
+
+    blocks = [mixed[i : i + BATCH] for i in range(0, len(mixed), BATCH)]
+    fill_statistics(query(method), [partial(view, keys) for keys in blocks], ranks)
     return method.eval()
 
 
 @torch.no_grad()
-def fill_statistics(encoder: nn.Module, views: Iterable[Tensor]) -> None:
+def fill_statistics(encoder: nn.Module, views: Sequence[Callable[[], Tensor]], ranks: Ranks | None = None) -> None:
     """Set an encoder's running statistics to their mean over the views [B,C,64,V,M], each batch by its number of clips.
 
-    Statistics are those of training mode (a layer sees what the layer before made of this very batch); dropout stays off."""
+    Statistics are those of training mode (a layer sees what the layer before made of this very batch); dropout stays off. View i is
+    made and passed by rank (i mod world); every rank adds all of them in the same order, so that any world has the same bits."""
+    rank, world = (ranks.rank, ranks.world) if ranks else (0, 1)
     norms = [module for module in encoder.modules() if isinstance(module, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     encoder.eval()
     for norm in norms:
         norm.train()
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1)
-    seen = 0
-    for view in views:
-        seen += len(view)
-        for norm in norms:
-            norm.momentum = len(view) / seen
-        encoder(view)
+        norm.momentum, norm.synchronised = 1.0, False  # the running statistics are those of the last batch, and of this rank's
+    own = _statistics(norms)
+    total, seen = torch.zeros_like(own), torch.zeros((), dtype=torch.float64, device=own.device)
+    for first in range(0, len(views), world):
+        told = own.new_zeros(1 + len(own))
+        if first + rank < len(views):
+            view = views[first + rank]()
+            encoder(view)
+            told[0], told[1:] = len(view), _statistics(norms)
+        for clips in told[None] if ranks is None else all_gather_constant(told[None].to(_exchange(ranks))).to(own.device):
+            total += clips[0] * clips[1:]
+            seen += clips[0]
+    mean_of_all, at = total / seen, 0
     for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
+        for running in (norm.running_mean, norm.running_var):
+            running.copy_(mean_of_all[at : at + len(running)])
+            at += len(running)
+        norm.momentum, norm.synchronised = momentum, True
     encoder.eval()
 
 
-def kept(path: Path, keys: Sequence[str], spec: dict[str, Any], rows: Callable[[], Iterable[Tensor]]) -> Features:
-    """The features in `path` if they are these keys' and were made as `spec` says; else made by `rows()` and kept there."""
-    if path.is_file():
+def _statistics(norms: Sequence[BatchNorm]) -> Tensor:
+    """All running means and variances, one after the other, float64."""
+    return torch.cat([values.double() for norm in norms for values in (norm.running_mean, norm.running_var)])
+
+
+def kept(path: Path, keys: Sequence[str], spec: dict[str, Any], rows: Callable[[], Iterable[Tensor]], ranks: Ranks | None = None) -> None:
+    """Leave `path` with the features of these keys, made as `spec` says: by `rows()`, unless they lie there already.
+
+    With ranks, rank 0 looks and writes, and all of them go through `rows()`."""
+    first = ranks is None or ranks.rank == 0
+    missing = not (first and _is_kept(path, keys, spec))
+    if ranks is not None and ranks.world > 1:
+        said = [missing]
+        dist.broadcast_object_list(said, device=_exchange(ranks))
+        missing = said[0]
+    if not missing:
+        return
+    if first:
+        write(path, keys, spec, rows())
+    else:
+        for _ in rows():
+            pass
+
+
+def _is_kept(path: Path, keys: Sequence[str], spec: dict[str, Any]) -> bool:
+    if not path.is_file():
+        return False
+    try:
         found = read(path)
-        if found.keys == list(keys) and found.spec == spec:
-            return found
-    write(path, keys, spec, rows())
-    return read(path)
+    except InputError:  # damaged, and ours: made again
+        return False
+    return found.keys == list(keys) and found.spec == spec
 
 
 def write(path: Path, keys: Sequence[str], spec: dict[str, Any], rows: Iterable[Tensor]) -> None:
@@ -145,8 +239,9 @@ def _write_rows(archive: zipfile.ZipFile, keys: Sequence[str], rows: Iterable[Te
         raise ValueError(f"{done} feature rows for {len(keys)} keys")
 
 
-def read(path: Path, encoder: str | None = None) -> Features:
-    """Features of a file, mapped into memory. With `encoder` (its sha256), raises InputError when another encoder made them."""
+def read(path: Path, encoder: str | None = None, content_id: str | None = None) -> Features:
+    """Features of a file, mapped into memory. With `encoder` (its sha256) or `content_id`, raises InputError when another encoder made
+    them, or they are of another packed set."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys, spec = archive["keys"].tolist(), json.loads(str(archive["spec"]))
@@ -155,6 +250,8 @@ def read(path: Path, encoder: str | None = None) -> Features:
         raise InputError(f"{path} is no file of features ({error}); delete it and probe again") from None
     if encoder is not None and spec.get("encoder") != encoder:
         raise InputError(f"{path} holds features of encoder {str(spec.get('encoder'))[:12]}, not of {encoder[:12]}; probe the run again")
+    if content_id is not None and spec.get("content_id") != content_id:
+        raise InputError(f"{path} holds features of set {str(spec.get('content_id'))[:12]}, not of {content_id[:12]}; extract them again")
     return Features(keys, values, spec)
 
 

@@ -122,7 +122,8 @@ class _Probed:
         sha, method = sha256_of(target.weights), target.method.to(device)
         spec = {**self._set(), "encoder": sha, "crop": features.CROP}
         rows = lambda: features.encoded(method.encode, self.packed, self.division.keys, device)
-        own = features.kept(self.folder / f"{target.stream}.features.npz", self.division.keys, spec, rows)
+        features.kept(self.folder / f"{target.stream}.features.npz", self.division.keys, spec, rows)
+        own = features.read(self.folder / f"{target.stream}.features.npz")
         schedule = probes.schedule_for(self.packed.manifest["benchmark"])
         self.say(f"{target.stream}: probes")
         answers = {"": self._answer(own, schedule), "random": self._random(schedule, device), "raw": self._raw(device)}
@@ -166,7 +167,8 @@ class _Probed:
         if not path.is_file():
             self.say(f"{self.target.stream}: {kind} reference (once)")
             aside = self.references / f"{name}.features.npz"
-            answer = self._answer(features.kept(aside, self.division.keys, spec, rows), schedule)
+            features.kept(aside, self.division.keys, spec, rows)
+            answer = self._answer(features.read(aside), schedule)
             write_arrays(path, spec, scores=answer.scores.numpy(), nearest=answer.nearest.numpy(), loss=np.float64(answer.loss))
             aside.unlink(missing_ok=True)
         arrays, _ = read_arrays(path)

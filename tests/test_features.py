@@ -1,6 +1,7 @@
 """Frozen features: made once, kept by key, mapped from the file; raw clips and the untrained encoder."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,8 @@ def test_kept_makes_features_once_and_again_when_anything_changed(tmp_path: Path
 
     path = tmp_path / "x.npz"
     for keys, spec, made in ((["a", "b"], {"e": 1}, 1), (["a", "b"], {"e": 1}, 1), (["a", "b"], {"e": 2}, 2), (["a", "c"], {"e": 2}, 3)):
-        assert features.kept(path, keys, spec, rows).keys == keys
-        assert len(calls) == made
+        features.kept(path, keys, spec, rows)
+        assert features.read(path).keys == keys and len(calls) == made
 
 
 def test_encoded_follows_the_keys_whatever_the_batch(packed: PackedSet) -> None:
@@ -115,7 +116,7 @@ def test_raw_features_are_the_evaluation_crop_flattened(packed: PackedSet, strea
 def test_statistics_are_the_mean_over_the_batches_in_training_arithmetic() -> None:
     net = nn.Sequential(BatchNorm(4), nn.Linear(4, 4), BatchNorm(4), nn.Dropout(0.5))
     views = [torch.randn(size, 4, generator=torch.Generator().manual_seed(size)) * 3 + 1 for size in (8, 8, 4)]
-    features.fill_statistics(net, views)
+    features.fill_statistics(net, [partial(torch.clone, view) for view in views])
     inner = [(v - v.mean(0)) / torch.sqrt(v.var(0, correction=0) + 1e-5) @ net[1].weight.T + net[1].bias for v in views]
     for norm, seen in ((net[0], views), (net[2], inner)):
         mean = sum(len(x) * x.mean(0) for x in seen) / 20
