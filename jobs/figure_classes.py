@@ -40,18 +40,14 @@ def class_bars(comparison: Comparison) -> Figure:
     whiskers = np.abs(np.stack([np.minimum(ends[:, 0] - values, 0), np.maximum(ends[:, 1] - values, 0)]))
     right.errorbar(values, y, xerr=whiskers, fmt="none", ecolor="#444444", elinewidth=0.8, capsize=1.6)
     right.axvline(0, color="#222222", linewidth=0.8)
-    better, worse = (sum(row.beyond and sign * row.difference > 0 for row in rows) for sign in (1, -1))
-    low, high = comparison.whole.interval
-    gap = f"{comparison.whole.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
-    all_clips = f"{comparison.first} {comparison.whole.first:.1f} %, {comparison.second} {comparison.whole.second:.1f} %"
-    dress(left, "accuracy, % of the class's test clips (number of clips in brackets)", "", f"Every class; all clips together: {all_clips}")
-    found = f"better in {better} classes, worse in {worse} of {len(rows)} beyond 95 % intervals (about {0.05 * len(rows):.0f} by chance)"
-    dress(right, f"{comparison.first} minus {comparison.second}, percentage points", "", f"All clips: {gap}; {found}")
+    dress(left, "accuracy, % of the class's test clips (in brackets: how many)", "", "")
+    dress(right, f"{comparison.first} minus {comparison.second}, points (faint: interval holds zero)", "", "")
+    figure.suptitle("\n".join(comparison.sentences()), fontsize=10, x=0.01, ha="left")
     for axis in (left, right):
-        axis.set_title(axis.get_title(loc="left"), fontsize=9 if axis is left else 7.5, loc="left")
         axis.grid(axis="y", visible=False)
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
         axis.tick_params(axis="y", length=0)
+        axis.xaxis.label.set_fontsize(9)
     return figure
 
 
@@ -63,8 +59,8 @@ def confusion_pair(first: Scores, second: Scores, titles: tuple[str, str]) -> Fi
         raise ValueError(f"{titles[0]} and {titles[1]} have other classes ({len(first.classes)} and {len(second.classes)})")
     names, shares = named(first.classes), [_shares(scores) for scores in (first, second)]
     count = len(names)
-    side = 4.6 + 0.26 * count if count <= NAMED else 8.4 if count <= 70 else 12.5
-    figure = Figure(figsize=(2 * side + 1.5, side + 1.9), layout="constrained")
+    side = max(4.5, 1.6 + 0.3 * count) if count <= NAMED else 8.2 if count <= 70 else 12.5  # of one matrix, inches
+    figure = Figure(figsize=(2 * side + 3.3, side + 3.4), layout="compressed")
     axes = figure.subplots(1, 2, sharey=True)
     changed = _changed(*shares)
     for axis, scores, share, title in zip(axes, (first, second), shares, titles):
@@ -76,18 +72,17 @@ def confusion_pair(first: Scores, second: Scores, titles: tuple[str, str]) -> Fi
             _frame(axis, number, row, column, count)
         right = 100 * float((scores.scores.argmax(1) == scores.labels).double().mean())
         dress(axis, "predicted class", "true class" if axis is axes[0] else "", "")
-        axis.set_title(f"{title}: {right:.1f} % of {len(scores.keys)} test clips right", fontsize=11, loc="left")
+        axis.set_title(f"{title}: {right:.1f} % of {len(scores.keys)} test clips right", fontsize=11, loc="left", pad=13)
         axis.grid(False)
         axis.tick_params(length=0)
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, label="% of the true class's clips", ticks=[0, 1, 5, 10, 25, 50, 75, 100])
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, label="% of the true class's clips", ticks=[0, 1, 5, 10, 25, 50, 75, 100])
     bar.outline.set_visible(False)
     lines = [
         f"{number}  {names[row]} taken for {names[column]}: {shares[0][row, column]:.0f} → {shares[1][row, column]:.0f} %"
         for number, (row, column) in enumerate(changed, 1)
     ]
-    half = (len(lines) + 1) // 2
-    heading = "framed: the confusions that changed most, left → right" if lines else "no confusion differs"
-    figure.supxlabel("\n".join([heading, *("      ".join(lines[i::half]) for i in range(half))]), fontsize=9, x=0.02, ha="left")
+    heading = "Framed, what changed most from left to right:" if lines else "The two do not differ."
+    figure.suptitle("\n".join([heading, *lines]), fontsize=10, x=0.01, ha="left")
     return figure
 
 
@@ -105,9 +100,9 @@ def confusable_pairs(scores: Scores, title: str, against: Scores | None = None, 
     axis.barh(y, there, 0.66, color=FIRST, label="first taken for second")
     axis.barh(y, back, 0.66, left=there, color="#7db8da", label="second taken for first")
     for at, pair in enumerate(found):
-        said = f" {pair.there} + {pair.back} of {pair.clips} clips"
+        said = f"{pair.there} + {pair.back} of {pair.clips} clips"
         place = max(pair.share, other.get((pair.first, pair.second), 0))
-        axis.text(place + 0.4, at, said, va="center", fontsize=7.5, color="#555555")
+        axis.annotate(said, (place, at), (6, 0), textcoords="offset points", va="center", fontsize=7.5, color="#555555")
     if against is not None:
         its = [other.get((pair.first, pair.second), 0.0) for pair in found]
         axis.plot(its, y, "D", color="white", markeredgecolor=SECOND, markeredgewidth=1.6, markersize=5, label=against_title, ls="")
@@ -147,10 +142,10 @@ def _changed(first: NDArray[Any], second: NDArray[Any]) -> list[tuple[int, int]]
 
 
 def _ticks(axis: Any, names: Sequence[str]) -> None:
-    """Names of the classes on both axes, as large as there is room for; numbers in front where names are no numbers themselves."""
+    """Names of the classes on both axes, as large as there is room for."""
     count = len(names)
     size = 8 if count <= NAMED else 6.2 if count <= 70 else 4.8
-    labels = [short(name, 26 if count <= NAMED else 34) for name in names]
+    labels = [short(name, 26 if count <= NAMED else 32) for name in names]
     axis.set_xticks(range(count), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(count), labels, fontsize=size)
 
