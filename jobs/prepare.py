@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.codec import encode
+from jobs.configuration import same_configuration
 from jobs.pack import Pack
-from jobs.pretrain import STREAMS, Pretrain, default_protocol, fitted, same_configuration
+from jobs.pretrain import STREAMS, Pretrain, default_protocol, fitted
 from jobs.run_folder import RunFolder, write_json
 from jobs.synthetic import Synthetic
 from shards.errors import InputError
@@ -87,7 +88,7 @@ def describe(job: Pretrain) -> Path:
     and then leaves what is there: a run that is in a queue reads it again when it is restarted."""
     run, content_id = job.runs / job.name, PackedSet.open(job.data).content_id
     for stream in STREAMS:
-        same_configuration(RunFolder(run / stream), job, content_id)
+        same_configuration(RunFolder(run / stream), job, {"content_id": content_id})
     write_json(run / "job.json", encode(job))
     return run / "job.json"
 

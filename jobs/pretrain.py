@@ -1,28 +1,22 @@
 """Pretraining of one comparison: its dataclass is the flags, what a scheduler pickles, what MLflow records and what tests call."""
 
-import contextlib
-import os
-import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 import acsar
 from acsar.ac_sar import ACSAR, ACSARConfig
 from acsar.recipes import BENCHMARKS, RECIPES
 from acsar.scdnet import SCDNetConfig
 from acsar.types import Method
-from jobs import checkpoint, environment, failures, interrupts, journal, weights
+from jobs import checkpoint, environment, journal, weights
 from jobs import engine as deepspeed
 from jobs.batches import EqualCaptions, TrainingSet, batches, check_batch, choose, without_text
-from jobs.codec import encode
 from jobs.evaluation import Evaluation
-from jobs.heartbeat import Heartbeat
-from jobs.run_folder import RunFolder, read_json, superseded, write_json, writing
+from jobs.fit import Fit, fit
+from jobs.run_folder import RunFolder, superseded, write_json, writing
 from jobs.schedule import Schedule
-from jobs.train_loop import Cadence, Interrupted, Outcome, train
+from jobs.train_loop import Interrupted, Outcome
 from shards import protocols
 from shards.errors import InputError
 from shards.manifest import sha256_of
@@ -30,14 +24,6 @@ from shards.repack import caption_base, caption_version
 from shards.stream import PackedSet
 
 STREAMS = ("joint", "bone", "motion")
-# what may change between two calls of the same run (the data are compared by content id); all else is another experiment
-MAY_DIFFER = (
-    *("data", "runs", "name", "streams", "nodes", "workers", "lr_rule"),
-    *("stop_after", "save_every", "keep_last", "keep_every", "keep_best"),
-)
-
-# what jobs did before there was a choice
-BEFORE = {"captions": "first"}
 
 
 @dataclass(frozen=True)
@@ -107,14 +93,7 @@ class Pretrain:
         Raises InputError for what the user can mend."""
         if stream not in STREAMS:
             raise InputError(f"unknown stream {stream!r}; one of {', '.join(STREAMS)}")
-        if self.keep_last < 1:
-            raise InputError(f"--keep-last {self.keep_last} would keep no checkpoint to go on from; use 1 or more")
-        folder = RunFolder(self.runs / self.name / stream)
-        with interrupts.listening() as interrupted, Heartbeat(folder.heartbeat, failures.rank()) as beat, deepspeed.join() as ranks:
-            packed = deepspeed.on_all(ranks, lambda: PackedSet.open(self.data))
-            # one rank decides for all: a disk may show the same file to one host sooner than to another
-            result = deepspeed.on_first(ranks, lambda: finished(folder, self, packed.content_id))
-            return result or _Run(self, stream, folder, packed, ranks, beat)(interrupted)
+        return fit(self, stream, RunFolder(self.runs / self.name / stream), self.data, {}, _Run)
 
 
 @dataclass(frozen=True)
@@ -160,43 +139,6 @@ def fitted(job: Pretrain) -> Pretrain:
     if benchmark is None or not full_size:
         return job
     return replace(job, method=replace(job.method, queue=benchmark.queue))
-
-
-def finished(folder: RunFolder, job: Pretrain, content_id: str) -> dict[str, Any]:
-    """What result.json says of the folder's run, {} before its end. Raises InputError when it is a run of another configuration."""
-    same_configuration(folder, job, content_id)
-    return dict(read_json(folder.result)) if folder.result.is_file() else {}
-
-
-def same_configuration(folder: RunFolder, job: Pretrain, content_id: str) -> None:
-    """Raise InputError naming the fields in which the folder's run differs from this job, apart from MAY_DIFFER."""
-    if not folder.config.is_file():
-        return
-    config = read_json(folder.config)
-    data = "content id of the data"
-    told = differences({**config["job"], data: config["facts"]["content_id"]}, {**encode(job), data: content_id})
-    if told:
-        raise InputError(f"{folder.path} belongs to another configuration: {told}; give another --name or the old values")
-
-
-def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
-    """In words, the fields in which two jobs (as JSON) are not the same experiment; "" when they are."""
-    then, now = _flat(then), _flat(now)
-    then = {**{name: value for name, value in BEFORE.items() if name in now}, **then}
-    names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name) and name not in MAY_DIFFER]
-    return ", ".join(f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in names)
-
-
-def submission() -> dict[str, str]:
-    """Which start of the ranks, in which job of a scheduler, this is; empty words outside one."""
-    return {"tag": failures.tag(), "job": failures.job()}
-
-
-def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in document.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _plan(job: Pretrain, packed: PackedSet, world: int) -> tuple[TrainingSet, Plan]:
@@ -259,44 +201,16 @@ def _without_text(job: Pretrain, packed: PackedSet, keys: list[str]) -> int:
 
 
 @dataclass
-class _Run:
+class _Run(Fit):
     """One stream on this rank, from its start to its outcome."""
 
     job: Pretrain
-    stream: str
-    folder: RunFolder
-    packed: PackedSet
-    ranks: deepspeed.Ranks
-    beat: Heartbeat
-    best: float = -1.0  # of the evaluations so far, in percent
+    plan: Plan = field(init=False)
+    data: TrainingSet = field(init=False)
+    best: float = field(default=-1.0, init=False)  # of the evaluations so far, in percent
 
-    def __call__(self, interrupted: Interrupted) -> dict[str, Any]:
-        job, ranks, self.beat.phase = self.job, self.ranks, "loading"
-        deepspeed.on_first(ranks, self.packed.verify)
-        self.data, self.plan = _plan(job, self.packed, ranks.world)
-        method = self.method()
-        start = checkpoint.begin(self.folder, ranks, job.zero, {**environment.facts(), **submission()})
-        self.keep = checkpoint.Keep(job.keep_last, job.keep_every)
-        self.beat.attempt, self.beat.step = start.attempt, start.step
-        bf16 = deepspeed.use_bf16(job.precision, ranks.device)
-        engine = deepspeed.wrap(method, ranks, job.batch_size, job.momentum, job.weight_decay, job.zero, bf16)
-        with journal.Journal(self.folder.journal(start.attempt) if ranks.rank == 0 else None, start.step) as records:
-            self.begin(records, start, bf16)
-            try:
-                outcome = self.train(engine, method, start, records, interrupted)
-                result = deepspeed.on_first(ranks, lambda: self.finish(method, start.attempt, outcome))
-            except BaseException as error:
-                with contextlib.suppress(InputError):  # a full disk is why it ends, or will not take this line either
-                    records.write("end", step=records.step, status="failed", message=f"{type(error).__name__}: {error}")
-                raise
-            records.write("end", step=outcome.step, status=outcome.status, message=outcome.message)
-        engine.destroy()
-        if outcome.status == "nonfinite":
-            raise InputError(
-                f"the loss of {self.folder.path} is not finite: {outcome.message}; the newest checkpoint stays; "
-                "give another --name with a lower --lr or a longer --warmup"
-            )
-        return result
+    def prepare(self) -> None:
+        self.data, self.plan = _plan(self.job, self.packed, self.ranks.world)
 
     def method(self) -> Method:
         """The method of this stream, built from the seed, with --init's weights."""
@@ -309,29 +223,7 @@ class _Run:
             weights.load_into(method, weights.find(self.job.init, self.job.runs, self.stream))
         return method
 
-    def begin(self, records: journal.Journal, start: checkpoint.Start, bf16: bool) -> None:
-        """config.json at the first attempt; the journal's start record and notes."""
-        if self.ranks.rank == 0 and not self.folder.config.is_file():
-            with writing(self.folder.path):
-                write_json(self.folder.config, {"job": encode(self.job), "stream": self.stream, "facts": self.facts()})
-        records.write(
-            "start",
-            attempt=start.attempt,
-            step=start.step,
-            resumed_from=start.checkpoint or None,
-            steps=self.plan.steps,
-            steps_per_epoch=self.plan.steps_per_epoch,
-            world=self.ranks.world,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            threads=torch.get_num_threads(),
-            **submission(),
-        )
-        for text in (self.ranks.note, "bf16 autocast over fp32 parameters" if bf16 else "fp32", *start.notes):
-            records.write("note", text=text)
-
     def facts(self) -> dict[str, Any]:
-        """What config.json says besides the job."""
         p = self.plan
         return {
             "content_id": self.packed.content_id,
@@ -351,6 +243,9 @@ class _Run:
             **environment.facts(),
         }
 
+    def schedule(self) -> Schedule:
+        return Schedule(self.plan.steps, self.job.lr, self.job.warmup, (self.job.drop_at,))
+
     def train(
         self,
         engine: deepspeed.DeepSpeedEngine,
@@ -359,17 +254,11 @@ class _Run:
         records: journal.Journal,
         interrupted: Interrupted,
     ) -> Outcome:
-        """Resume and run the loop."""
         job, p, ranks = self.job, self.plan, self.ranks
-        schedule = Schedule(p.steps, job.lr, job.warmup, job.drop_at)
-        if start.checkpoint:
-            checkpoint.resume(engine, self.folder, start, schedule)
         packed = self.packed if method.needs_text else without_text(self.packed)
         evaluation = Evaluation(method, packed, self.data, job.seed, ranks.device)
         equal = EqualCaptions(self.packed.samples, self.data.keys, job.batch_size, job.seed, job.captions)
         where = (job.seed, start.step, p.steps, ranks.rank, ranks.world, job.workers, ranks.device)
-        every = job.evaluate_every * p.steps_per_epoch
-        cadence = Cadence(job.seed, job.batch_size, p.steps_per_epoch, job.save_every, every, job.stop_after or 0)
 
         def evaluate(step: int) -> bool:
             self.beat.phase = "evaluate"
@@ -377,23 +266,15 @@ class _Run:
             best = ranks.rank == 0 and self.evaluate(evaluation, step, records)
             return deepspeed.on_first(ranks, lambda: best) if job.keep_best else False
 
-        def save(step: int) -> None:
-            self.beat.phase = "save"
-            checkpoint.save(engine, self.folder, start.attempt, step, ranks, records, self.keep)
-
-        if deepspeed.on_first(ranks, lambda: self.catches_up(start.step, cadence)):
+        if deepspeed.on_first(ranks, lambda: self.catches_up(start.step)):
             evaluate(start.step)
-        return train(
+        return self.loop(
             engine,
             batches(packed, self.data.keys, job.batch_size, *where, captions=job.captions),
-            schedule,
-            start.step,
-            cadence,
+            start,
             records,
-            self.beat,
             interrupted,
-            save=save,
-            evaluate=evaluate,
+            evaluate,
             equal_captions=lambda step: equal(step) if method.needs_text and ranks.rank == 0 else None,
         )
 
@@ -411,10 +292,11 @@ class _Run:
         self.best, self.keep.best = accuracy, step
         return True
 
-    def catches_up(self, step: int, cadence: Cadence) -> bool:
+    def catches_up(self, step: int) -> bool:
         """Whether the evaluation that is due after the start's step is missing: an attempt that was asked to leave skips it.
 
         Also recalls which of the earlier evaluations was the best."""
+        cadence = self.cadence()
         if not step or not (self.job.keep_best or cadence.evaluates(step, self.plan.steps)):
             return False
         evaluated = {r["step"]: r["metrics"] for r in journal.read(self.folder.path) if r["type"] == "eval"}
@@ -423,6 +305,9 @@ class _Run:
         return cadence.evaluates(step, self.plan.steps) and step not in evaluated
 
     def finish(self, method: Method, attempt: int, outcome: Outcome) -> dict[str, Any]:
+        return deepspeed.on_first(self.ranks, lambda: self.written(method, attempt, outcome))
+
+    def written(self, method: Method, attempt: int, outcome: Outcome) -> dict[str, Any]:
         """At the schedule's end the encoder, then result.json; what it says, without them where the end is still to come."""
         result: dict[str, Any] = {"status": outcome.status, "step": outcome.step, "stream": self.stream}
         if outcome.status != "finished" or superseded(self.folder, attempt):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from jobs import InputError, stages
 from jobs.codec import encode
+from jobs.configuration import differences
 from jobs.prepare import describe
-from jobs.pretrain import STREAMS, Pretrain, differences
+from jobs.pretrain import STREAMS, Pretrain
 from jobs.run_folder import read_json
 from launch import scheduler
 from launch.data import say

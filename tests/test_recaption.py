@@ -12,8 +12,9 @@ from jobs.agreement import judge
 from jobs.batches import choose
 from jobs.caption_record import CaptionRecord
 from jobs.codec import encode
+from jobs.configuration import differences
 from jobs.encode_text import EncodeText
-from jobs.pretrain import Pretrain, differences
+from jobs.pretrain import Pretrain
 from jobs.recaption import Recaption, count_of, retrain
 from jobs.replay import stream_part
 from jobs.run_folder import RunFolder, read_json, write_json
