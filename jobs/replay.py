@@ -268,7 +268,7 @@ def comparison_part(comparison: Path, children: Sequence[Part | Course], marks: 
         params={**shared, "stream": ",".join(paths)} if configs else {},
         tags={**tags, "mlflow.note.content": _note(comparison)},
         entries=tuple(entries),
-        artifacts={f"figures/{path.name}": path for path in sorted((comparison / "figures").glob("*.png"))},
+        artifacts={str(path.relative_to(comparison)): path for path in _figures(comparison / "figures")},
     )
 
 
@@ -439,6 +439,11 @@ def _note(comparison: Path) -> str:
         words = [f"top-{k} {found[f'top{k}']:.1f}" for k in (1, 5) if f"top{k}" in found]
         lines.append(f"Fused, {path.stem}: {', '.join(words)}")
     return "\n".join([*lines, "", *sentences])
+
+
+def _figures(folder: Path) -> list[Path]:
+    """Pictures and films below RUNS/NAME/figures, those in subfolders too."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".gif", ".mp4") and not path.name.startswith("."))
 
 
 def _key(name: str) -> str:

@@ -19,7 +19,7 @@ def skeleton_strip(key: str, joints: NDArray[np.float32], layout: Skeleton, k: i
     All frames have one scale and one window, so that a body's way through the room is seen; absent people (all zero) are not drawn."""
     frames = tuple(int((2 * i + 1) * joints.shape[1] / (2 * k)) for i in range(k))
     there = np.asarray(joints[:, frames].any((0, 2)))  # [k,M]
-    up, sign = _upwards(joints, layout)
+    up, sign = upwards(joints, layout)
     chosen = np.asarray(joints, np.float64)[[0, up]][:, frames] * np.array([1, sign])[:, None, None, None]
     flat = chosen.transpose(1, 3, 2, 0)[there]  # [people in frames, V, 2]
     low, high = flat.min((0, 1)), flat.max((0, 1))
@@ -29,7 +29,7 @@ def skeleton_strip(key: str, joints: NDArray[np.float32], layout: Skeleton, k: i
     middle = (low + high) / 2
     picture = Image.new("RGB", (width * k, height), PAPER)
     draw = ImageDraw.Draw(picture)
-    left = _left_side(layout)
+    left = left_side(layout)
     for i in range(k):
         draw.line([(width * i, 0), (width * i, height)], (0xDD, 0xE2, 0xE8))
         for person in np.flatnonzero(there[i]):
@@ -44,7 +44,7 @@ def skeleton_strip(key: str, joints: NDArray[np.float32], layout: Skeleton, k: i
     return Strip(key, np.asarray(picture), frames, boxes, "full")
 
 
-def _upwards(joints: NDArray[np.float32], layout: Skeleton) -> tuple[int, int]:
+def upwards(joints: NDArray[np.float32], layout: Skeleton) -> tuple[int, int]:
     """The axis that the spine lies along, y or z, and its sign."""
     foot, top = layout.spine
     spine = (joints[1:, :, top] - joints[1:, :, foot]).mean((1, 2))
@@ -52,6 +52,6 @@ def _upwards(joints: NDArray[np.float32], layout: Skeleton) -> tuple[int, int]:
     return 1 + axis, -1 if spine[axis] < 0 else 1
 
 
-def _left_side(layout: Skeleton) -> set[int]:
+def left_side(layout: Skeleton) -> set[int]:
     """Joints of the left half of the body."""
     return {v for v, name in enumerate(layout.joints) if "Left" in name}

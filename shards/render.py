@@ -1,13 +1,14 @@
 """Rendered videos of the synthetic set: the figures as the colour camera sees them, before a plain wall; and the boxes around them.
+Films of any pictures.
 
 What is drawn is what happened on the stage, without the depth camera's noise and losses. Bytes are a function of the arguments (and of
 the FFmpeg that encodes them).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from shards.performance import FRAMES_PER_SECOND
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
+Codec = Literal["mpeg4", "libx264"]
 SHRINK = 3
 WIDTH, HEIGHT = COLOUR_WIDTH // SHRINK, COLOUR_HEIGHT // SHRINK
 _FINER = 2  # drawn larger and averaged, so that edges are smooth
@@ -77,16 +79,34 @@ def look(number: int) -> Look:
 
 def video(joints: Array, view: Camera, looks: tuple[Look, ...], room: int = 0) -> bytes:
     """An AVI file (MPEG-4, WIDTH x HEIGHT, 30 frames a second) of joints [T,M,25,3] on the stage, seen by that camera."""
+    return _encoded(pictures(joints, view, looks, room), (WIDTH, HEIGHT), FRAMES_PER_SECOND, "avi", "mpeg4", _BITS_PER_SECOND)
+
+
+def film(frames: Iterable[NDArray[np.uint8]], size: tuple[int, int], rate: int) -> bytes:
+    """An MP4 file that browsers play, of pictures [height,width,3] uint8 of an even size (width, height), `rate` a second.
+
+    H.264 where this FFmpeg can, else MPEG-4. Raises ImportError without PyAV."""
+    import av
+
+    if "libx264" in av.codecs_available:
+        return _encoded(frames, size, rate, "mp4", "libx264", None)
+    return _encoded(frames, size, rate, "mp4", "mpeg4", _BITS_PER_SECOND)
+
+
+def _encoded(frames: Iterable[NDArray[np.uint8]], size: tuple[int, int], rate: int, kind: str, codec: Codec, bits: int | None) -> bytes:
+    """A film by one thread, without a word about when and by what it was made; bits a second, None: the codec's own quality."""
     import av
 
     file = BytesIO()
-    with av.open(file, "w", format="avi", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("mpeg4", rate=FRAMES_PER_SECOND)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", _BITS_PER_SECOND
+    with av.open(file, "w", format=kind, options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        if bits is not None:
+            stream.bit_rate = bits
         stream.codec_context.thread_count = 1
         stream.codec_context.flags |= int(av.codec.context.Flags.bitexact)
-        for picture in pictures(joints, view, looks, room):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return file.getvalue()
 
