@@ -23,13 +23,19 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def on_cpu(*tensors: Tensor) -> bool:
-    """Whether `product` takes these: float32 on the CPU, no autocast, a torch with oneDNN."""
+    """Whether `product` takes these: float32 on the CPU, no autocast, a torch with oneDNN; never while the network is written down."""
     return (
-        all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+        not recording()
+        and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def recording() -> bool:
+    """Whether torch is writing down what is computed (torch.jit.trace): file formats know plain operators only."""
+    return torch.jit.is_tracing()
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

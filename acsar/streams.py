@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from acsar.dense import recording
 from acsar.skeleton import Skeleton
 
 Stream = Literal["joint", "bone", "motion"]
@@ -38,7 +39,7 @@ def take_joints(x: Tensor, joints: Tensor) -> Tensor:
     b, c, t, v, m = x.shape
     rows = x.reshape(b, c * t, v * m)
     # The people of one joint lie side by side: where there is a number of that size they move as one (it carries no gradient).
-    wide = None if x.requires_grad else _WORDS.get(m * x.element_size())
+    wide = None if x.requires_grad or recording() else _WORDS.get(m * x.element_size())
     words = rows if wide is None else rows.view(wide)
     width = words.shape[2] // v
     columns = (joints[:, None, :, None] * width + torch.arange(width, device=x.device)).flatten(2)
