@@ -35,7 +35,7 @@ def on_cpu(*tensors: Tensor) -> bool:
 
 def recording() -> bool:
     """Whether torch is writing down what is computed (torch.jit.trace): file formats know plain operators only."""
-    return torch.jit.is_tracing()
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
