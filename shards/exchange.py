@@ -74,13 +74,14 @@ class ExchangeSource(Source):
 
 
 def open_exchange(path: Path, arrays: Npz, label: Sequence[str] = ("label",)) -> ExchangeSource:
-    """The source of an exchange file; `label` names the columns whose cross product is the class.
+    """The source of an exchange file; `label` names the columns whose cross product is the class. Without any (), every clip has the
+    same class and the file needs no labels: for clips whose action is asked for.
 
     InputError where the version, a shape, a label or a name is wrong; nothing is unpickled."""
     version = int(arrays["version"]) if "version" in arrays else 1
     if version not in (1, 2):
         raise InputError(f"{path}: exchange format version {version}; this reader knows 1 and 2: update it, or write version 2")
-    if "label" not in arrays:
+    if label and "label" not in arrays:
         raise InputError(f"{path}: no `label` column; give every clip its class (write_exchange(..., label=...))")
     count, joints = _check_shapes(path, arrays)
     meta = _meta(path, arrays)
