@@ -80,35 +80,26 @@ class Sweep:
 
     def table(self, name: str) -> Table:
         """The table as far as its runs have come. Raises InputError as `jobs`, and for damaged files."""
-        ablation, packed = ABLATIONS[name], self._sets[WORD]
-        lines, streams = self.lines(ablation), self.base.streams
+        ablation, streams = ABLATIONS[name], self.base.streams
+        lines = self.lines(ablation)
         proposed = next(line for line in lines if line.row.name == ablation.proposed)
-        comparable = (packed.manifest["benchmark"], self.base.protocol) == PAPER
+        comparable = (self._sets[WORD].manifest["benchmark"], self.base.protocol) == PAPER
         columns: list[str] = []
-        cells: dict[str, list[Cell | None]] = {line.row.name: [] for line in lines}
-        beyond: list[str] = []
+        cells: list[list[Cell | None]] = [[] for _ in lines]
+        told: list[str] = []
         for stream in streams:
             mark = f"{LETTERS[stream]} " if len(streams) > 1 else ""
-            columns += [f"{mark}linear", f"{mark}1-NN", f"{mark}minus proposed", f"{mark}text used"]
-            known = {line.row.name: {seed: read for seed, job in line.runs.items() if (read := _read(job, stream))} for line in lines}
-            for line in lines:
-                mine = known[line.row.name]
-                published = line.row.published if comparable and stream == "joint" else None
-                gaps = {} if line is proposed else _gaps(mine, known[proposed.row.name])
-                told = self._progress(line, mine)
-                cells[line.row.name] += [
-                    _cell(mine, "linear", published, told),
-                    _cell(mine, "knn1"),
-                    over_seeds({s: g[0] for s, g in gaps.items()}, {s: g[1] for s, g in gaps.items()}) if gaps else None,
-                    over_seeds(used) if (used := {s: r.reliance for s, r in mine.items() if r.reliance is not None}) else None,
-                ]
-                if gaps and (all(low > 0 for _, (low, _) in gaps.values()) or all(high < 0 for _, (_, high) in gaps.values())):
-                    way = "above" if next(iter(gaps.values()))[0] > 0 else "below"
-                    beyond.append(f"{mark}{line.row.name} is {way} {proposed.row.name}")
-        rows = [tables.Row(line.row.name, cells[line.row.name]) for line in lines]
-        notes = self._notes(name, beyond, comparable, packed)
-        title = f"{ablation.title}: recipe {self.base.recipe}, {packed.path.name}, {self.base.protocol}"
-        return Table(title, columns, rows, notes, f"AC-SAR, Acta Electronica Sinica 2025, {ablation.source}" if comparable else "")
+            columns += [f"{mark}{column}" for column in ("linear", "1-NN", "minus proposed", "text used")]
+            best = _of_runs(proposed, stream)
+            for line, row in zip(lines, cells):
+                mine = _of_runs(line, stream)
+                gaps = {} if line is proposed else _gaps(mine, best)
+                row += _cells(line, mine, gaps, line.row.published if comparable and stream == "joint" else None)
+                if gaps:
+                    told.append(f"{mark}{line.row.name} is {_side(gaps)} {ablation.proposed}")
+        rows = [tables.Row(line.row.name, row) for line, row in zip(lines, cells)]
+        source = f"AC-SAR, Acta Electronica Sinica 2025, {ablation.source}" if comparable else ""
+        return Table(f"{ablation.title}: {self.base.name}", columns, rows, self._notes(ablation, told, comparable), source)
 
     def write(self, folder: Path) -> list[Path]:
         """Every table as Markdown, CSV and LaTeX below the folder; the files."""
@@ -151,28 +142,22 @@ class Sweep:
         for stream in job.streams:
             same_configuration(RunFolder(job.runs / job.name / stream), job, {"content_id": content_id})
 
-    def _progress(self, line: Line, done: Mapping[int, Any]) -> str:
-        if not line.runs:
-            return f"no captions {line.row.texts}"
-        return "" if len(done) == len(line.runs) else f"{len(done)} of {len(line.runs)} seeds"
-
-    def _notes(self, name: str, beyond: list[str], comparable: bool, packed: PackedSet) -> list[str]:
-        ablation, base = ABLATIONS[name], self.base
-        used = {row.texts for row in ablation.rows}
+    def _notes(self, ablation: Ablation, told: list[str], comparable: bool) -> list[str]:
+        """What was trained and compared, in sentences."""
+        base, packed = self.base, self._sets[WORD]
         length = f"{base.steps} steps" if base.steps is not None else f"{base.epochs} epochs"
-        notes = [f"Linear probe and 1-NN of the test part in percent, {length}, batch {base.batch_size}; content {packed.content_id[:12]}."]
+        what = f"recipe {base.recipe}, {length}, batch {base.batch_size}; {packed.path}, content {packed.content_id[:12]}, {base.protocol}"
+        notes = [f"Test accuracy of the linear probe and of 1-NN in percent; {what}."]
+        if base.method.width != SCDNetConfig().width:
+            notes.append("The network is smaller than the paper's.")
         notes.append(f"Minus proposed: paired with {ablation.proposed}, seed by seed, over test people.")
-        if beyond:
-            notes.append(f"Beyond its interval in every seed: {'; '.join(beyond)}.")
-        else:
-            notes.append(f"No line differs from {ablation.proposed} beyond its interval in every seed.")
-        notes.append(
-            "Text used: text_reliance on clips kept out of training, in percent of the logarithm of their number (about 0: not used)."
-        )
+        if told:
+            notes.append(f"{'; '.join(told)}; above or below: beyond the interval of the difference in every seed.")
+        notes.append("Text used: text_reliance on clips kept out of training, in percent of ln(their number); about 0: not used.")
+        used = {row.texts for row in ablation.rows}
         notes += [_captions_of(key, packed) for key, packed in self._sets.items() if key in used]
         if not comparable:
-            paper = f"The paper's numbers ({ablation.source}) are of NTU RGB+D 60 x-sub and cannot be compared with these."
-            notes.append(paper)
+            notes.append(f"The paper's numbers ({ablation.source}) are of NTU RGB+D 60 x-sub and cannot be compared with these.")
         return notes
 
 
@@ -282,15 +267,37 @@ def _read(job: Pretrain, stream: str) -> _Read | None:
     return _Read(report, read_scores(probed / f"{stream}.scores.npz"), None if said is None else 100 * said)
 
 
-def _cell(read: Mapping[int, _Read], name: str, published: float | None = None, note: str = "") -> Cell | None:
-    if not read:
-        return Cell(published=published, note=note) if published is not None or note else None
-    values = {seed: float(r.report[name]) for seed, r in read.items()}
-    return over_seeds(values, {seed: r.report["intervals"][name] for seed, r in read.items()}, published, note)
+def _of_runs(line: Line, stream: str) -> dict[int, _Read]:
+    """By seed, what the runs of a line that are done say of a stream."""
+    return {seed: read for seed, job in line.runs.items() if (read := _read(job, stream))}
 
 
-def _gaps(mine: Mapping[int, _Read], proposed: Mapping[int, _Read]) -> dict[int, tuple[float, tuple[float, float]]]:
-    """{seed: (difference in percent, its interval over test people)} where both were probed, clip by clip."""
+Gaps = dict[int, tuple[float, tuple[float, float]]]  # {seed: (difference in percent, its interval over test people)}
+
+
+def _cells(line: Line, mine: Mapping[int, _Read], gaps: Gaps, published: float | None) -> list[Cell | None]:
+    """Linear, 1-NN, minus proposed, text used."""
+    if not mine:
+        return [Cell(published=published, note="not yet" if line.runs else f"no captions {line.row.texts}"), None, None, None]
+    partly = "" if len(mine) == len(line.runs) else f"{len(mine)} of {len(line.runs)} seeds"
+    linear, nearest = (
+        over_seeds({s: float(r.report[name]) for s, r in mine.items()}, {s: r.report["intervals"][name] for s, r in mine.items()})
+        for name in ("linear", "knn1")
+    )
+    used = {seed: r.reliance for seed, r in mine.items() if r.reliance is not None}
+    gap = over_seeds({s: value for s, (value, _) in gaps.items()}, {s: span for s, (_, span) in gaps.items()}) if gaps else None
+    return [replace(linear, published=published, note=partly), nearest, gap, over_seeds(used) if used else None]
+
+
+def _side(gaps: Gaps) -> str:
+    """Of a line and the proposed one, in words."""
+    if all(low > 0 for _, (low, _) in gaps.values()):
+        return "above"
+    return "below" if all(high < 0 for _, (_, high) in gaps.values()) else "not told apart from"
+
+
+def _gaps(mine: Mapping[int, _Read], proposed: Mapping[int, _Read]) -> Gaps:
+    """Where both were probed, clip by clip."""
     found = {}
     for seed in sorted(mine.keys() & proposed.keys()):
         ours, theirs = _hits(mine[seed].scores), _hits(proposed[seed].scores)

@@ -119,7 +119,7 @@ def test_two_rows_are_trained_and_their_table_filled(
     words += ["--cluster", "local", "--no-track"]
     assert command.main([*words, "--dry-run"]) == 0
     told = capsys.readouterr()
-    assert "tiny-s0: to do" in told.err and "python launch/caption.py" in told.err and "no captions undecoded75" in told.out
+    assert "tiny-s0: to do" in told.err and "python launch/caption.py" in told.err and "no captions undecoded75" in told.out and "not yet" in told.out
     assert not (tmp_path / "runs" / "tiny-s0").exists()
 
     assert command.main([*words, "--json"]) == 0
