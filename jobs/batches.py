@@ -83,15 +83,16 @@ def batches(
     workers: int,
     device: torch.device,
     captions: WhichCaption = "first",
+    labels: bool = False,
 ) -> Iterator[Batch]:
-    """This rank's rows of the global batches of steps first_step ... steps - 1, on the device."""
+    """This rank's rows of the global batches of steps first_step ... steps - 1, on the device; with labels only where that is asked for."""
     rows = stream.batches(packed, keys, size, seed, first_step, steps, rank=rank, world=world, workers=workers, captions=captions)
     for step, row in enumerate(rows, first_step):
-        yield to_batch(row, seed, step // (len(keys) // size)).to(device)
+        yield to_batch(row, seed, step // (len(keys) // size), labels).to(device)
 
 
-def to_batch(rows: Rows, seed: int, epoch: int) -> Batch:
-    """Rows as tensors, with the base of every random draw of this epoch. Labels stay behind: no method here may look."""
+def to_batch(rows: Rows, seed: int, epoch: int, labels: bool = False) -> Batch:
+    """Rows as tensors, with the base of every random draw of this epoch. Labels stay behind unless asked for: pretraining may not look."""
     ids = torch.tensor([draws.key_id(key) for key in rows.keys], dtype=torch.int64)
     return Batch(
         joints=torch.from_numpy(rows.joints),
@@ -100,6 +101,7 @@ def to_batch(rows: Rows, seed: int, epoch: int) -> Batch:
         keys=rows.keys,
         text=None if rows.text is None else torch.from_numpy(rows.text).float(),
         text_id=None if rows.text_id is None else torch.from_numpy(rows.text_id),
+        label=torch.from_numpy(rows.label) if labels else None,
         text_tokens=None if rows.text_tokens is None else torch.from_numpy(rows.text_tokens),
         has_text=None if rows.has_text is None else torch.from_numpy(rows.has_text),
     )

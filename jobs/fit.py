@@ -139,6 +139,10 @@ class Fit:
         job, per_epoch = self.job, self.plan.steps_per_epoch
         return Cadence(job.seed, self.batch_size, per_epoch, job.save_every, job.evaluate_every * per_epoch, job.stop_after or 0)
 
+    def evaluations(self) -> dict[int, dict[str, Any]]:
+        """{step: metrics} of the evaluations so far, of every attempt that counts."""
+        return {record["step"]: record["metrics"] for record in journal.read(self.folder.path) if record["type"] == "eval"}
+
     def loop(
         self,
         engine: deepspeed.DeepSpeedEngine,

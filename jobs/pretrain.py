@@ -299,7 +299,7 @@ class _Run(Fit):
         cadence = self.cadence()
         if not step or not (self.job.keep_best or cadence.evaluates(step, self.plan.steps)):
             return False
-        evaluated = {r["step"]: r["metrics"] for r in journal.read(self.folder.path) if r["type"] == "eval"}
+        evaluated = self.evaluations()
         for then, metrics in evaluated.items():
             self.judge(then, metrics)
         return cadence.evaluates(step, self.plan.steps) and step not in evaluated

@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs.codec import decode, encode
 from jobs.run_folder import read_json, write_json
+from jobs.settings import setting
 from shards.errors import InputError
 
 Description = dict[str, Any]
@@ -82,21 +83,33 @@ def _prepared(job: Description, part: str) -> bool:
 
 
 def _probed(job: Description, part: str) -> bool:
+    return Path(_run_of(job), "probe", _setting(job), f"{part}.json").is_file()
+
+
+def _semi_report(job: Description, part: str) -> Path:
+    """STREAM.json of semi-supervised classifiers (jobs.semi.setting says the same of the dataclass)."""
     run = _run_of(job)
-    return Path(run, "probe", job["protocol"] or _protocol(run), f"{part}.json").is_file()
+    protocol = job["protocol"] or _protocol(run)
+    return run / "semi" / (protocol if job["draw"] == "unbalanced" else f"{protocol}-{job['draw']}") / f"{part}.json"
 
 
 def _fused(job: Description, part: str) -> bool:
-    """The fused number stands, and every stream in it is the one that was probed last."""
-    run = _run_of(job)
-    protocol = job["protocol"] or _protocol(run)
-    fused = run / "fuse" / f"{protocol}.json"
+    """The fused number stands, by these weights and this rule, and every stream in it is the one that was probed or fine-tuned last."""
+    run, trial = _run_of(job), job.get("finetune")
+    name = f"finetune-{trial}" if trial else _setting(job)
+    fused = run / "fuse" / f"{name}.json"
     if not fused.is_file():
         return False
-    wanted = job["streams"] or [probed.stem for probed in (run / "probe" / protocol).glob("*.json")]
-    encoders: dict[str, str] = read_json(fused)["encoders"]
-    probes = {stream: run / "probe" / protocol / f"{stream}.json" for stream in wanted}
-    return all(path.is_file() and read_json(path)["encoder_sha256"] == encoders.get(stream) for stream, path in probes.items())
+    said = read_json(fused)
+    if any(said.get("asked", {}).get(way, otherwise) != job.get(way, otherwise) for way, otherwise in AS_THE_PAPER.items()):
+        return False
+    folder, file = (run / "finetune" / trial, "*/result.json") if trial else (run / "probe" / name, "*.json")
+    results = {path.parent.name if trial else path.stem: path for path in folder.glob(file)}
+    wanted = job["streams"] or list(results)
+    return all(name in results and read_json(results[name])["encoder_sha256"] == said["encoders"].get(name) for name in wanted)
+
+
+AS_THE_PAPER = {"weights": "paper", "rule": "softmax"}  # how streams are fused unless something else is asked for
 
 
 def _captioned(job: Description, part: str) -> bool:
@@ -145,12 +158,21 @@ def _run_of(job: Description) -> Path:
     return Path(job["run"])
 
 
+def _setting(job: Description) -> str:
+    """Which folder of RUNS/NAME/probe a probe or a fusion is about."""
+    transfer = job.get("transfer")
+    return setting(job["protocol"] or _protocol(_run_of(job)), job.get("schedule", "official"), Path(transfer).name if transfer else "")
+
+
 def _protocol(run: Path) -> str:
     """The protocol of a run: what its streams were trained by."""
     for config in sorted(run.glob("*/config.json")):
         return str(read_json(config)["job"]["protocol"])
     return ""
 
+
+# a stream of these has a run folder: a signal asks it to save and leave, and the same command goes on
+TRAINING = ("pretrain", "finetune")
 
 STAGES = {
     "caption": Stage("jobs.caption", "Caption", lambda job, part: job(part), _captioned, _captions, _described),
@@ -161,6 +183,18 @@ STAGES = {
         "Pretrain",
         lambda job, part: job(part),
         lambda job, part: (Path(job["runs"]) / job["name"] / part / "result.json").is_file(),
+    ),
+    "finetune": Stage(
+        "jobs.finetune",
+        "Finetune",
+        lambda job, part: job(part),
+        lambda job, part: Path(job["run"], "finetune", job["name"], part, "result.json").is_file(),
+    ),
+    "semi": Stage(
+        "jobs.semi",
+        "Semi",
+        lambda job, part: (replace(job, streams=(part,)) if part else job)(print),
+        lambda job, part: _semi_report(job, part).is_file(),
     ),
     "prepare": Stage("jobs.prepare", "Prepare", lambda job, part: job(), _prepared),
     "probe": Stage("jobs.probe", "Probe", lambda job, part: (replace(job, streams=(part,)) if part else job)(print), _probed),

@@ -32,7 +32,7 @@ from launch.traces import find
 from launch.unit import Unit
 from launch.view import ALIVE, UnitView, look, upstream
 
-LAUNCHERS = ("pretrain.py", "demo.py", "pipeline.py")  # that start ranks on this machine
+LAUNCHERS = ("pretrain.py", "finetune.py", "demo.py", "pipeline.py")  # that start ranks on this machine
 
 
 @dataclass(frozen=True)

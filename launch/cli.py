@@ -18,16 +18,19 @@ REGISTRY = ConstructorRegistry()
 
 
 @REGISTRY.primitive_rule
-def comma_list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[str, ...]] | None:
-    """`--streams joint,bone` for a field of type tuple[str, ...]."""
-    if get_args(info.type) != (str, ...):
+def comma_list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[Any, ...]] | None:
+    """`--streams joint,bone` for a field of type tuple[str, ...], `--drops 0.5,0.75` for one of numbers."""
+    kind = next((kind for kind in (str, float, int) if get_args(info.type) == (kind, ...)), None)
+    if kind is None:
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="A,B,...",
-        instance_from_str=lambda words: tuple(word.strip() for word in words[0].split(",") if word.strip()),
-        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(word, str) for word in value),
-        str_from_instance=lambda value: [",".join(value)],
+        instance_from_str=lambda words: tuple(kind(word.strip()) for word in words[0].split(",") if word.strip()),
+        is_instance=lambda value: (
+            isinstance(value, tuple) and all(isinstance(word, (float, int) if kind is float else kind) for word in value)
+        ),
+        str_from_instance=lambda value: [",".join(f"{word:g}" if kind is float else str(word) for word in value)],
     )
 
 

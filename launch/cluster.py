@@ -43,11 +43,11 @@ class Place:
         """Ranks of one stream: one per GPU of a node, one per node without GPUs."""
         return ranks_of(self.nodes, self.gpus)
 
-    def start(self, job: Path, stream: str, logs: Path) -> Running:
+    def start(self, job: Path, stream: str, logs: Path, stage: str = "pretrain") -> Running:
         """Start one stream of the job file here."""
         if self.kind == "submitit-local":
-            return LocalJob.start(job, stream, logs, self.gpus, self.threads)
-        return Ranks.start(job, stream, logs, self.world, self.gpus, self.threads)
+            return LocalJob.start(job, stream, logs, self.gpus, self.threads, stage)
+        return Ranks.start(job, stream, logs, self.world, self.gpus, self.threads, stage)
 
     def describe(self) -> str:
         """One sentence for the user."""

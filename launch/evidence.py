@@ -115,7 +115,7 @@ def collect(unit: Unit, code: int, environment: dict[str, str]) -> Facts:
     """The facts of the start that just ended, from the unit's folder and the batch script's environment; damaged files count as absent."""
     tag = environment["ACSAR_TAG"]
     submission = _or_none(unit.submitted)
-    description = _or_none(lambda: read_json(Path(submission.description))) if submission and submission.stage == "pretrain" else None
+    description = _or_none(lambda: read_json(Path(submission.description))) if submission and submission.stage in stages.TRAINING else None
     folder = RunFolder(unit.folder)
     attempt, start = _attempt(folder, tag)
     after = step_of(checkpoints[0].name) if (checkpoints := _or_none(lambda: trusted(folder))) else 0
@@ -199,7 +199,7 @@ def _done(folder: RunFolder, submission: Submission | None, tag: str) -> bool:
     """Whether files say that the work is done; of a stage that does not count its items nothing is asked."""
     if submission is None:
         return True
-    if submission.stage == "pretrain":
+    if submission.stage in stages.TRAINING:
         return folder.result.is_file()
     if _items(submission, tag) is None:
         return True

@@ -26,7 +26,7 @@ class LocalJob:
     controller: "subprocess.Popen[bytes]"
 
     @classmethod
-    def start(cls, job: Path, stream: str, logs: Path, gpus: int, threads: int) -> "LocalJob":
+    def start(cls, job: Path, stream: str, logs: Path, gpus: int, threads: int, stage: str = "pretrain") -> "LocalJob":
         """Submit to submitit's local executor; its logs and results go below the stream's log folder."""
         executor = submitit.LocalExecutor(folder=logs / "submitit" / "%j")
         executor.update_parameters(timeout_min=A_MONTH, tasks_per_node=max(1, gpus), gpus_per_node=gpus, stderr_to_stdout=True)
@@ -34,7 +34,7 @@ class LocalJob:
         os.environ.update(KEEP_MEMORY, OMP_NUM_THREADS=str(threads))
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is passed on once, by the launcher
         try:
-            submitted = executor.submit(run, str(job), stream, "pretrain")
+            submitted = executor.submit(run, str(job), stream, stage)
         finally:
             signal.signal(signal.SIGINT, handler)
             os.environ.clear()

@@ -47,8 +47,8 @@ class Ranks:
     files: list[IO[bytes]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, job: Path, stream: str, logs: Path, world: int, gpus: int, threads: int) -> "Ranks":
-        """Start `world` processes of `python -m jobs.worker JOB STREAM`; each appends to logs/rank_NNNNN.log."""
+    def start(cls, job: Path, stream: str, logs: Path, world: int, gpus: int, threads: int, stage: str = "pretrain") -> "Ranks":
+        """Start `world` processes of `python -m jobs.worker JOB STREAM STAGE`; each appends to logs/rank_NNNNN.log."""
         logs.mkdir(parents=True, exist_ok=True)
         ranks = cls(stream, logs)
         port = free_port()
@@ -59,7 +59,7 @@ class Ranks:
             ranks.files.append(file)
             ranks.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-P", "-m", "jobs.worker", str(job), stream],
+                    [sys.executable, "-P", "-m", "jobs.worker", str(job), stream, stage],
                     env=rank_environment(rank, world, gpus, port, threads),
                     stdin=subprocess.DEVNULL,
                     stdout=file,

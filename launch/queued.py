@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jobs import InputError, stages
 from jobs.codec import encode
@@ -28,12 +29,16 @@ DONE = ("finished", "stopped")  # states of units with which all is well
 def described(job: Pretrain) -> Path:
     """Write RUNS/NAME/job.json. Raises InputError when streams of another configuration trained under this name, or wait in the queue:
     they read the file when they start."""
-    run = job.runs / job.name
+    refuse_another(job.runs / job.name, job)
+    return describe(job)
+
+
+def refuse_another(run: Path, job: Any) -> None:
+    """Raise InputError when streams of another configuration than this job's (a dataclass) wait in the queue for the folder `run`."""
     waiting = [number for stream in STREAMS for number in in_queue(Unit(run, stream)).values()]
     told = differences(read_json(run / "job.json"), encode(job)) if waiting else ""
     if told:
         raise InputError(f"{run} has jobs of another configuration in the queue ({', '.join(waiting)}): {told}; give another --name")
-    return describe(job)
 
 
 def submit_streams(job: Pretrain, shape: Shape, profile: Profile, after: Sequence[str] = ()) -> dict[str, list[str]]:

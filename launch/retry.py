@@ -126,6 +126,8 @@ def continues(run: Path) -> str:
     if not path.is_file():
         return "the command that started it"
     job = read_json(path)
+    if "recipe" not in job:  # a trial of fine-tuning
+        return _finetunes(job)
     recipe = encode(Pretrain.of(job["recipe"], data=Path(job["data"]), name=job["name"], runs=Path(job["runs"]), protocol=job["protocol"]))
     words = [word for name in ("recipe", "data", "name", "runs", "protocol") for word in (f"--{name}", str(job[name]))]
     usual, said = _flat(recipe), _flat(job)
@@ -138,12 +140,21 @@ def continues(run: Path) -> str:
     return shlex.join(["python", "launch/pretrain.py", *words, "--cluster", "local"])
 
 
+def _finetunes(job: dict[str, Any]) -> str:
+    """The command that continues a trial of fine-tuning: what its job file says beyond the defaults."""
+    from jobs.finetune import Finetune
+
+    usual = encode(Finetune(Path(job["run"])))
+    words = [word for name, value in job.items() if name not in ("run", "runs") and value != usual[name] for word in _flag(name, value)]
+    return shlex.join(["python", "launch/finetune.py", "--run", job["run"], *words, "--cluster", "local"])
+
+
 def _flag(name: str, value: Any) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         head, _, tail = flag.rpartition(".")
         return [f"--{flag}" if value else f"--{head + '.' if head else ''}no-{tail}"]
-    return [f"--{flag}", ",".join(value) if isinstance(value, list) else str(value)]
+    return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:

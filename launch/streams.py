@@ -13,7 +13,7 @@ PATIENCE = 120.0  # seconds for a stream to save after Ctrl-C
 POLL = 0.5
 
 
-def run_streams(place: Place, job: Path, run: Path, streams: tuple[str, ...], steps: int) -> None:
+def run_streams(place: Place, job: Path, run: Path, streams: tuple[str, ...], steps: int, stage: str = "pretrain") -> None:
     """Train `streams` of the job file into RUN/STREAM.
 
     Raises InputError quoting the log when a stream ended with code 2, RuntimeError when it failed otherwise,
@@ -25,7 +25,7 @@ def run_streams(place: Place, job: Path, run: Path, streams: tuple[str, ...], st
             while waiting or running:
                 while waiting and len(running) < place.at_once:
                     stream = waiting.pop(0)
-                    running[stream] = place.start(job, stream, run / stream / "logs")
+                    running[stream] = place.start(job, stream, run / stream / "logs", stage)
                 time.sleep(POLL)
                 for stream, handle in list(running.items()):
                     code = handle.poll()

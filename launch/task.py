@@ -9,6 +9,7 @@ from pathlib import Path
 from submitit.helpers import TorchDistributedEnvironment
 
 from jobs import cores, interrupts
+from jobs.stages import TRAINING
 from launch.forwarder import forwarding
 
 PORTS = (20000, 30000)  # below the range that systems give to clients by themselves
@@ -34,7 +35,7 @@ def run_and_exit(description: str, part: str, stage: str) -> None:
 
 def prepare(stage: str) -> None:
     """What signals mean to this rank, and who it is."""
-    if stage == "pretrain":
+    if stage in TRAINING:
         interrupts.listen()  # a signal that comes while the heavy imports run must count, not kill
     else:
         for number in (signal.SIGTERM, interrupts.preemption()):

@@ -158,7 +158,7 @@ def _claim(folder: RunFolder) -> tuple[int, dict[str, Any]]:
 
 
 def _finished(unit: Unit, submission: Submission | None, part: str) -> bool:
-    if submission is None or submission.stage == "pretrain":
+    if submission is None or submission.stage in stages.TRAINING:
         return RunFolder(unit.folder).result.is_file()
     return stages.finished(submission.stage, Path(submission.description), part)
 
