@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from jobs.run_folder import write_bytes
 from shards.errors import InputError
+
+SAME_CLIPS = ("content_id", "protocol")  # facts that results on the same test clips share
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,19 @@ def read_scores(path: Path) -> Scores:
     return Scores(arrays["keys"].tolist(), scores, labels, subjects, tuple(facts.pop("classes")), facts)
 
 
-def joined(streams: Mapping[str, Scores]) -> dict[str, Scores]:
-    """The same streams with rows in one order, that of the sorted keys.
+def joined(streams: Mapping[str, Scores], of: str = "streams", facts: Sequence[str] = SAME_CLIPS) -> dict[str, Scores]:
+    """The same streams (or what `of` says they are) with rows in one order, that of the sorted keys.
 
-    Raises InputError when they differ in data set, protocol, classes, keys or labels, naming the first difference."""
+    Raises InputError when they differ in one of these facts, in classes, keys or labels, naming the first difference."""
     first_name, first = next(iter(streams.items()))
     order = {name: sorted(range(len(s.keys)), key=s.keys.__getitem__) for name, s in streams.items()}
     found = {name: _take(s, order[name]) for name, s in streams.items()}
     for name, scores in found.items():
-        pair = f"streams {first_name} and {name}"
-        for fact in ("content_id", "protocol"):
+        pair = f"{of} {first_name} and {name}"
+        for fact in facts:
             if scores.facts.get(fact) != first.facts.get(fact):
                 values = f"{first.facts.get(fact)} and {scores.facts.get(fact)}"
-                raise InputError(f"{pair} differ in {fact}: {values}; fuse streams of one set and one protocol")
+                raise InputError(f"{pair} differ in {fact}: {values}; take results of one kind")
         if scores.classes != first.classes:
             raise InputError(f"{pair} were probed with other classes ({len(first.classes)} and {len(scores.classes)}); probe both again")
         only = sorted(set(first.keys) ^ set(scores.keys))

@@ -1,7 +1,11 @@
-"""Fuse the probed streams of a run: softmax probabilities x 0.5, joined by sample key.
+"""Fuse the probed streams of a run: every subset of them, softmax probabilities x 0.5, joined by sample key (the paper's table 3).
 
 python launch/fuse.py --run runs/NAME
-python launch/fuse.py --run runs/NAME --json
+python launch/fuse.py --run runs/NAME --weights held-aside          weights that are best on held-aside people
+python launch/fuse.py --run runs/NAME --rule logits --weights 0.6,0.6,0.4
+python launch/fuse.py --run runs/NAME --compare J+M,J+B             class by class (the paper's figure 4)
+python launch/fuse.py --run runs/NAME --against runs/OTHER          this run and another one class by class
+python launch/fuse.py --run runs/NAME --finetune TRIAL --json
 """
 
 import sys
@@ -10,18 +14,22 @@ sys.path[0] = sys.path[0].removesuffix("/launch")
 from launch.start import prepare
 
 prepare()
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from jobs.codec import encode
 from jobs.fuse import Fuse
+from jobs.tables import Cell, Row, Table, plain
 from jobs.targets import find_run
-from launch.cli import finish, parse, print_json
+from launch.cli import finish, parse, print_json, rooted
 from launch.cluster import on_slurm
 from launch.stage import Where, queue
 from launch.unit import Unit
+
+SHOWN = 5  # classes at either end of a comparison
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,9 @@ def main(argv: list[str]) -> int:
     """Fuse, here or as a job, and print."""
     command = parse(Command, argv, __doc__ or "")
     job, where = command.job, command.where
-    if on_slurm(where.cluster):
-        job = replace(job, run=find_run(job.run, job.runs).resolve())
+    comparing = bool(job.compare) or job.against is not None  # takes a second of files that are there: it is done here
+    if on_slurm(where.cluster) and not comparing:
+        job = replace(rooted(job, ["transfer"]), run=find_run(job.run, job.runs).resolve())
         code = queue(where, Unit(job.run, "fuse"), "fuse", job, [""])
         if code or not where.wait or where.dry_run:
             return code
@@ -47,9 +56,65 @@ def main(argv: list[str]) -> int:
     result = job()
     if where.json:
         print_json(result)
-    else:
-        print(f"{' + '.join(result['streams'])}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} % of {result['n']} test clips")
+        return 0
+    print(plain(fusions(result)))
+    if "comparison" in result:
+        print(plain(classes(result["comparison"])))
+    print(f"{' + '.join(result['streams'])}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} % of {result['n']} test clips")
     return 0
+
+
+def fusions(report: Mapping[str, Any]) -> Table:
+    """Every subset of the streams: the paper's table 3."""
+    equal = any("over_equal" in row for row in report["subsets"].values())
+    rows = []
+    for subset, found in report["subsets"].items():
+        weights = " ".join(f"{weight:.2g}" for weight in report["weights"][subset])
+        cells = [Cell(found["top1"], interval=tuple(found["intervals"]["top1"])), Cell(found["top5"]), Cell(note=weights)]
+        gain = found.get("gain")
+        cells.append(Cell(note=f"{_signed(gain)} {gain['over']}") if gain else Cell(note=" "))
+        rows.append(Row(subset, [*cells, *([Cell(note=_signed(found.get("over_equal")))] if equal else [])]))
+    added = {"softmax": "softmax probabilities", "logits": "logits"}[report["rule"]]
+    chosen = {"paper": "0.5 each", "given": "as given", "held-aside": "best on held-aside training subjects"}[report["weights_from"]]
+    notes = [
+        f"Added: {added} x weight; weights: {chosen}.",
+        f"Gain over the best single stream in it, by the test clips; intervals over {report['interval_over']}, paired.",
+        *(["Transductive: the encoders may have seen test clips."] if report["transductive"] else []),
+    ]
+    columns = ["top-1 %", "top-5 %", "weights", "gain over", *(["over 0.5 each"] if equal else [])]
+    return Table(f"Fused streams, {report['protocol']}, {report['n']} test clips", columns, rows, notes, head="streams")
+
+
+def classes(comparison: Mapping[str, Any]) -> Table:
+    """Where one result is best and worst against the other."""
+    ranked = sorted(comparison["rows"], key=lambda row: -row["difference"])
+    if len(ranked) > 2 * SHOWN:
+        parts = [("best", ranked[:SHOWN]), ("worst", ranked[-SHOWN:])]
+    else:
+        parts = [("", ranked)]
+    first, second = comparison["first"], comparison["second"]
+    rows = [
+        Row(
+            row["name"],
+            [
+                Cell(row["first"]),
+                Cell(row["second"]),
+                Cell(note=_signed({"value": row["difference"], **row})),
+                Cell(note=f"{row['clips']}"),
+            ],
+            group,
+        )
+        for group, found in parts
+        for row in found
+    ]
+    return Table(
+        f"{first} against {second}, class by class", [first, second, "difference", "clips"], rows, comparison["sentences"], head="class"
+    )
+
+
+def _signed(gap: Mapping[str, Any] | None) -> str:
+    """A difference with its interval; a blank where there is none."""
+    return f"{gap['value']:+.1f} [{gap['interval'][0]:+.1f}, {gap['interval'][1]:+.1f}]" if gap else " "
 
 
 if __name__ == "__main__":
