@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from acsar.dense import on_cpu, product
+from acsar.nearest import nearest
 from acsar.recipes import BENCHMARKS
 
 ROWS = 2048  # rows of a block
@@ -110,22 +110,13 @@ def schedule_for(benchmark: str, name: str = "official") -> ProbeSchedule:
     return SCHEDULES[name](benchmark) if benchmark in BENCHMARKS else unit(name)
 
 
-def knn1(gallery: Tensor, labels: Tensor, queries: Tensor, rows: int = ROWS) -> Tensor:
+def knn1(gallery: Tensor, labels: Tensor, queries: Tensor, rows: int = 1024) -> Tensor:
     """Labels [q] of each query's nearest gallery row by cosine; of equals, the one with the smallest index.
 
-    gallery [n,D], labels [n], queries [q,D]; a row of zeros has cosine 0 with everything. Memory beyond the inputs: one block of
-    normalised rows of each and their rows x rows products. (SCD-Net code, action_retrieval, k = 1.)"""
+    gallery [n,D], labels [n], queries [q,D]; a row of zeros has cosine 0 with everything. The answer is exact (see acsar/nearest.py).
+    (SCD-Net code, action_retrieval, k = 1.)"""
     _check(gallery, labels)
-    best = torch.full((len(queries),), -torch.inf, device=queries.device)
-    index = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    for start, block in _blocks(gallery, rows):
-        block = F.normalize(block.to(queries.device).float())
-        for q, query in _blocks(queries, rows):
-            value, where = _product(F.normalize(query.float()), block.T).max(1)
-            nearer = value > best[q : q + rows]
-            best[q : q + rows] = torch.where(nearer, value, best[q : q + rows])
-            index[q : q + rows] = torch.where(nearer, where + start, index[q : q + rows])
-    return labels.to(queries.device)[index]
+    return labels.to(queries.device)[nearest(gallery, queries, rows)]
 
 
 def course(x: Tensor, y: Tensor, aside: Tensor, classes: int, schedule: ProbeSchedule, seed: int = 0) -> tuple[Course, Tensor]:
