@@ -47,13 +47,17 @@ class Features:
     values: Tensor
     spec: dict[str, Any]
 
-    def of(self, keys: Sequence[str]) -> Tensor:
-        """A copy [m,D] of the rows of these keys, in their order. Raises InputError naming a key that has none."""
-        place = {key: row for row, key in enumerate(self.keys)}
-        missing = [key for key in keys if key not in place]
+    def rows(self, keys: Sequence[str]) -> Tensor:
+        """Where the features of these keys stand [m]. Raises InputError naming a key that has none."""
+        at = {key: row for row, key in enumerate(self.keys)}
+        missing = [key for key in keys if key not in at]
         if missing:
             raise InputError(f"{len(missing)} of {len(keys)} samples have no features, for example {missing[0]}; extract them again")
-        return self.values[torch.tensor([place[key] for key in keys], dtype=torch.int64)]
+        return torch.tensor([at[key] for key in keys], dtype=torch.int64)
+
+    def of(self, keys: Sequence[str]) -> Tensor:
+        """A copy [m,D] of the rows of these keys, in their order. Raises InputError naming a key that has none."""
+        return self.values[self.rows(keys)]
 
 
 def place(folder: Path, content_id: str, stream: str) -> Path:

@@ -14,6 +14,7 @@ from jobs import codec, features
 from jobs.engine import Ranks
 from jobs.features import Features
 from jobs.targets import Target
+from shards.errors import InputError
 from shards.manifest import sha256_of
 from shards.stream import PackedSet
 
@@ -67,6 +68,8 @@ class Frozen:
     def pretrained(self) -> Features:
         """The encoder's features. Raises InputError where those that were given are of another encoder or set."""
         path = self._own() if self.given is None else self.given / f"{self.target.stream}.npz"
+        if not path.is_file():
+            raise InputError(f"{path} does not exist: frozen features of stream {self.target.stream} are kept in STREAM.npz")
         return features.read(path, self.encoder, self.packed.content_id)
 
     def random(self) -> Features:

@@ -10,3 +10,10 @@ def setting(protocol: str, schedule: str = "official", transfer: str = "") -> st
     name."""
     name = protocol if schedule == "official" else f"{protocol}-{schedule}"
     return f"transfer-{transfer}-{name}" if transfer else name
+
+
+def semi_setting(protocol: str, draw: str = "unbalanced", schedule: str = "paper", transfer: str = "") -> str:
+    """The folder of RUNS/NAME/semi: PROTOCOL where labels are drawn at random and classifiers follow the paper's schedule; what differs is
+    added to the name."""
+    name = setting(protocol, transfer=transfer)
+    return "-".join([name, *([draw] if draw != "unbalanced" else []), *([schedule] if schedule != "paper" else [])])

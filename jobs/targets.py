@@ -19,7 +19,7 @@ from jobs import weights
 from jobs.run_folder import RunFolder, read_json
 from shards import protocols
 from shards.errors import InputError
-from shards.stream import PackedSet
+from shards.stream import PackedSet, Record
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Target:
     facts: dict[str, Any]  # recipe, supervision and whatever else its run said
     seed: int | None  # that its weights were drawn from before pretraining; None = unknown
     transductive: bool
+    transfer: str = ""  # name of the set that it was pretrained on, where it is another one
+    unchecked: bool = False  # nobody could look whether that other set has test clips of this one
 
 
 def find_run(run: Path, runs: Path | None = None) -> Path:
@@ -123,25 +125,83 @@ def official_state(path: Path) -> dict[str, Tensor]:
 def of_run(run: Path, streams: Sequence[str], data: Path | None, protocol: str, transductive: bool) -> tuple[PackedSet, list[Target], str]:
     """The run's packed set, its encoders and the protocol.
 
-    Raises InputError for streams that have not finished or differ in data or protocol, for another data set, and for another protocol
-    than the run's, unless it is asked for as transductive."""
+    Raises InputError for streams that have not finished or differ in data, protocol or seed, for another data set, and for another
+    protocol than the run's, unless it is asked for as transductive."""
+    configs = configurations(run, streams)
+    first = next(iter(configs.values()))
+    trained = first["facts"]["protocol"]
+    wanted = checked_protocol(protocol, trained, transductive, run)
+    packed = open_set(data or Path(first["job"]["data"]), first["facts"]["content_id"], run)
+    return packed, [_target(run, name, config, packed, wanted != trained) for name, config in configs.items()], wanted
+
+
+def of_transfer(run: Path, streams: Sequence[str], to: Path, protocol: str, transductive: bool) -> tuple[PackedSet, list[Target], str]:
+    """Another packed set than the run's, the run's encoders, and a protocol of that set: the one asked for, else the run's own where the
+    set can serve it, else the only one that it can serve.
+
+    Raises InputError as `of_run`, for the run's own set, another skeleton, and a set whose test clips the encoders were trained on,
+    unless it is asked for as transductive."""
+    configs = configurations(run, streams)
+    first = next(iter(configs.values()))
+    packed, name = PackedSet.open(to), Path(first["job"]["data"]).name
+    if packed.content_id == first["facts"]["content_id"]:
+        raise InputError(f"--transfer {to} is the set that {run} was pretrained on; leave --transfer out")
+    wanted = transfer_protocol(packed, protocol, first["facts"]["protocol"])
+    seen = seen_before(packed, wanted, first)
+    if seen and not transductive:
+        told = f"{len(seen)} test clips of {to} by {wanted}, for example {seen[0]}, are training clips of {name}"
+        raise InputError(f"{told}, which {run} was pretrained on; probe another set, or add --transductive")
+    targets = [_target(run, stream, config, packed, bool(seen)) for stream, config in configs.items()]
+    return packed, [dataclasses.replace(target, transfer=name, unchecked=seen is None) for target in targets], wanted
+
+
+def transfer_protocol(packed: PackedSet, asked: str, trained: str) -> str:
+    """The protocol of another set than the run's. Raises InputError where it is not clear."""
+    served = protocols.served(packed.samples, packed.manifest["benchmark"])
+    if asked or trained in served:
+        return asked or trained
+    if len(served) != 1:
+        raise InputError(f"--transfer needs --protocol; {packed.path} can serve {', '.join(served) or 'none'}")
+    return served[0]
+
+
+def seen_before(packed: PackedSet, protocol: str, config: dict[str, Any]) -> list[str] | None:
+    """Keys of the protocol's test clips that are training clips of another set's run, by its config.json: those of one key, subject,
+    camera, set-up and length. None where that set is no longer in its place."""
+    folder, facts = Path(config["job"]["data"]), config["facts"]
+    if not (folder / "manifest.json").is_file() or (source := PackedSet.open(folder)).content_id != facts["content_id"]:
+        return None
+
+    def of(record: Record) -> tuple[str, int, int, int, int]:
+        return record.key, record.subject, record.camera, record.setup, record.frames
+
+    trained = set(protocols.parts(source.samples, facts["protocol"], source.manifest["benchmark"])[0])
+    known = {of(record) for record in source.samples if record.key in trained}
+    test = set(protocols.parts(packed.samples, protocol, packed.manifest["benchmark"])[1])
+    return sorted(record.key for record in packed.samples if record.key in test and of(record) in known)
+
+
+def configurations(run: Path, streams: Sequence[str]) -> dict[Stream, dict[str, Any]]:
+    """config.json of a run's finished streams, joint first. Raises InputError for one that has not finished, and for streams that differ
+    in data, protocol or seed."""
     names = [name for name in STREAMS if name in streams] or streams_of(run)
     configs = {name: finished(run, name) for name in names}
     first = configs[names[0]]
     for name, config in configs.items():
-        for fact in ("content_id", "protocol"):
-            if config["facts"][fact] != first["facts"][fact]:
+        for part, fact in (("facts", "content_id"), ("facts", "protocol"), ("job", "seed")):
+            if config[part][fact] != first[part][fact]:
                 raise InputError(f"{run}: streams {names[0]} and {name} differ in {fact}; they are no comparison, probe them one by one")
-    trained = first["facts"]["protocol"]
-    wanted = checked_protocol(protocol, trained, transductive, run)
-    packed = open_set(data or Path(first["job"]["data"]), first["facts"]["content_id"], run)
-    targets = []
-    for name in names:
-        path = RunFolder(run / name).encoder
-        method, facts = weights.load_encoder(path), {"recipe": configs[name]["job"]["recipe"], **configs[name]["facts"]}
-        skeleton, seed = packed.manifest["skeleton"], configs[name]["job"]["seed"]
-        targets.append(Target(name, method, config_of(method), skeleton, path, facts, seed, wanted != trained))
-    return packed, targets, wanted
+    return configs
+
+
+def _target(run: Path, stream: Stream, config: dict[str, Any], packed: PackedSet, transductive: bool) -> Target:
+    """A run's encoder for a packed set. Raises InputError when their skeletons differ."""
+    path, skeleton = RunFolder(run / stream).encoder, packed.manifest["skeleton"]
+    trained = weights.metadata(path)["skeleton"]
+    if trained != skeleton:
+        raise InputError(f"{path} is an encoder of skeleton {trained}, {packed.path} has skeleton {skeleton}; give a set of {trained}")
+    method, facts = weights.load_encoder(path), {"recipe": config["job"]["recipe"], **config["facts"]}
+    return Target(stream, method, config_of(method), skeleton, path, facts, config["job"]["seed"], transductive)
 
 
 def of_weights(

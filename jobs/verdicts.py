@@ -31,12 +31,13 @@ def _stream(stream: str, report: Mapping[str, Any]) -> list[str]:
         own = report[probe]
         for reference, name in (("random", "its random encoder"), ("raw", "the raw floor")):
             low, high = report["differences"][f"{probe}_over_{reference}"]["interval"]
-            told = _compare(own, name, report[f"{reference}_{probe}"], low, high, report["interval_over"])
+            told = compare(own, name, report[f"{reference}_{probe}"], low, high, report["interval_over"])
             lines.append(f"{stream}: pretrained {own:.1f} {told} ({NAMES[probe]})")
     return lines
 
 
-def _compare(own: float, name: str, other: float, low: float, high: float, over: str) -> str:
+def compare(own: float, name: str, other: float, low: float, high: float, over: str) -> str:
+    """How an accuracy stands to another, with the interval [low, high] of their difference over "subjects" or "samples"; all in percent."""
     span = f"the interval [{low:+.1f}, {high:+.1f}]" + ("" if over == "subjects" else " over samples")
     if low > 0:
         return f"beats {name} {other:.1f} beyond {span}"
@@ -47,9 +48,13 @@ def _compare(own: float, name: str, other: float, low: float, high: float, over:
 
 def warnings(stream: str, report: Mapping[str, Any]) -> list[str]:
     """What a reader of these numbers must know."""
-    lines = []
+    lines = _epoch(stream, report)
+    if report.get("transfer"):
+        lines.append(f"{stream}: transfer: pretrained on {report['transfer']}, probed on another set")
+    if report.get("transfer_unchecked"):
+        lines.append(f"{stream}: {report['transfer']} is no longer in its place, so nobody looked whether it has clips of this test part")
     if report["transductive"]:
-        lines.append(f"{stream}: transductive: pretrained by another protocol than {report['protocol']}, it may have seen test clips")
+        lines.append(f"{stream}: transductive: {_why_transductive(report)}")
     if report["supervision"] == "text-from-label":
         lines.append(f"{stream}: supervision=text-from-label: its texts tell the class, so it does not compare with methods without labels")
     if report["interval_over"] != "subjects":
@@ -59,3 +64,22 @@ def warnings(stream: str, report: Mapping[str, Any]) -> list[str]:
     if report["untrained_classes"]:
         lines.append(f"{stream}: {report['untrained_classes']} test clips are of classes that have no training clip: all count as wrong")
     return lines
+
+
+def _why_transductive(report: Mapping[str, Any]) -> str:
+    if report.get("transfer"):
+        return f"test clips are training clips of {report['transfer']}, which it was pretrained on"
+    return f"pretrained by another protocol than {report['protocol']}, it may have seen test clips"
+
+
+def _epoch(stream: str, report: Mapping[str, Any]) -> list[str]:
+    """Which epoch of the linear probe counts, and what the others would say; nothing of reports from before classifier A."""
+    if "held_aside_subjects" not in report:
+        return []
+    last, best = (f"{report[f'linear_{which}']:.1f}" for which in ("last", "best_on_test"))
+    also = f"its best epoch on the test part has {best}, which steered nothing"
+    if not report["held_aside_subjects"]:
+        return [f"{stream}: linear is the last epoch's: {report['not_held_aside']}, so nobody chose another; {also}"]
+    people, aside = report["held_aside_subjects"], report["held_aside_linear"]
+    chosen = f"epoch {report['epoch']} of {report['epochs']}, chosen on {people} held-aside training subject{'s' * (people > 1)}"
+    return [f"{stream}: linear is {chosen} ({aside:.1f} there); the last epoch has {last}, {also}"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 
 import acsar
 from acsar import interop, probes
-from jobs import features, weights
-from jobs.probe import ACCURACIES, REFERENCES, Probe, divide
+from jobs import classifier, features, stages, targets, weights
+from jobs.probe import ACCURACIES, REFERENCES, Probe, divide, read_accuracies
 from jobs.run_folder import RunFolder, read_json, write_json
 from jobs.scores import read_scores
 from jobs.verdicts import verdicts
@@ -21,6 +22,17 @@ from shards import protocols
 from shards.errors import InputError
 from shards.stream import PackedSet
 from tests.moves import TINY, finished_run, packed_moves
+
+EPOCHS = 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short() -> Iterator[None]:
+    """The schedules with a fifth of their epochs: on 24 clips the rest changes nothing that is asked here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, make in probes.SCHEDULES.items():
+            patch.setitem(probes.SCHEDULES, name, lambda benchmark="", make=make: replace(make(benchmark), epochs=EPOCHS, drops=(10, 14)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +67,8 @@ def test_results_have_the_names_that_stay_and_files_say_the_rest(run: Path) -> N
     assert report["train"] == report["test"] == 24 and report["test_subjects"] == 2 and report["chance"] == pytest.approx(100 / 3)
     assert report["interval_over"] == "subjects" and report["supervision"] == "none" and report["protocol"] == "split"
     assert report["sentences"] == verdicts({"joint": report})
-    assert "last epoch" in report["linear_schedule"] and "centred" in report["raw_schedule"]
+    assert "held-aside training subject" in report["linear_schedule"] and "centred" in report["raw_schedule"]
+    assert report["schedule"] == "official" and report["transfer"] == "" and report["epochs"] == EPOCHS
 
 
 def test_raw_clips_of_these_classes_are_easy(run: Path) -> None:
@@ -76,6 +89,38 @@ def test_numbers_are_those_of_the_features_by_key(run: Path, packed: PackedSet) 
     scores = read_scores(run / "probe" / "split" / "joint.scores.npz")
     assert scores.keys == test and torch.equal(scores.labels, truth) and set(scores.subjects.tolist()) == {2, 4}
     assert report["linear"] == pytest.approx(100 * probes.top_k(scores.scores, truth))
+
+
+def test_classifier_a_chooses_on_people_that_it_did_not_train_on_and_b_follows(run: Path, packed: PackedSet) -> None:
+    division, folder = divide(packed, "split"), run / "probe" / "split"
+    held = protocols.held_aside([record for record in packed.samples if record.key in division.train], 0)
+    aside, report = read_scores(folder / "joint.aside.npz"), read_json(folder / "joint.json")
+    assert aside.keys == held and not set(held) & set(division.test) and len(set(aside.subjects.tolist())) == 1
+    assert report["held_aside_subjects"] == division.aside_subjects == 1
+    rows = features.read(features.place(run, packed.content_id, "joint")).of(division.keys)
+    x, y, q = rows[:24], division.train_labels, rows[24:]
+    course, scores = probes.course(x, y, division.aside, 3, probes.unit(), 0)
+    assert torch.equal(aside.scores, scores) and report["epoch"] == course.epoch
+    assert report["held_aside_linear"] == pytest.approx(100 * probes.top_k(aside.scores, aside.labels))
+    linear = probes.linear_probe(x, y, q, 3, probes.unit(), 0, course, division.test_labels)
+    assert torch.equal(read_scores(folder / "joint.scores.npz").scores, linear.scores)
+    assert report["linear_last"] == pytest.approx(100 * probes.top_k(linear.last, division.test_labels))
+    assert report["linear_best_on_test"] == pytest.approx(100 * max(linear.accuracy)) and max(linear.accuracy) * 100 >= report["linear"]
+    told = classifier.load(folder / "joint.classifier.safetensors")
+    torch.testing.assert_close(told(q), linear.scores, rtol=1e-4, atol=1e-4)
+    assert told.classes == division.classes and told.facts["encoder"] == report["encoder_sha256"]
+
+
+def test_the_papers_schedule_stands_beside_the_official_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official = read_json(run / "probe" / "split" / "joint.json")
+    monkeypatch.setattr(features, "_block", None)  # no clip goes through an encoder again, only raw ones are made
+    monkeypatch.setattr(features, "encoded", lambda *_: [torch.zeros(48, 5)])
+    job = Probe(run=run, streams=("joint",), schedule="paper")
+    result = job()
+    report = read_json(run / "probe" / "split-paper" / "joint.json")
+    assert report["schedule"] == "paper" and "end after 5" in report["linear_schedule"] and report["epochs"] <= EPOCHS
+    assert report["epochs"] <= report["epoch"] + 5 and report["knn1"] == official["knn1"]
+    assert read_json(run / "probe" / "split" / "joint.json") == official and read_accuracies(job, ["joint"]) == result
 
 
 def test_train_and_test_share_no_key(packed: PackedSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +145,8 @@ def test_a_second_probe_computes_nothing_again(run: Path, monkeypatch: pytest.Mo
 
 def test_references_are_shared_by_runs_of_one_recipe(run: Path, packed: PackedSet) -> None:
     before = sorted((run.parent / REFERENCES).iterdir())
-    assert len(before) == 4, "random and raw, two streams; their features are not kept"
+    kept = {path.name.split("-")[0] for path in before if path.name.endswith(".features.npz")}
+    assert kept == {"random"}, "features of random encoders are kept for every protocol and fraction, raw ones are quickly made"
     other = finished_run(run.parent / "other", packed, ["joint"], seed=9)
     result = Probe(run=other)()["joint"]
     assert sorted((run.parent / REFERENCES).iterdir()) == before
@@ -124,10 +170,10 @@ def test_the_random_encoder_is_where_pretraining_started(packed: PackedSet, tmp_
 def test_new_weights_of_a_run_are_probed_anew(packed: PackedSet, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "again", packed)
     Probe(run=run)()
-    first = features.read(run / "probe" / "split" / "joint.features.npz")
+    first = features.read(features.place(run, packed.content_id, "joint"))
     finished_run(run, packed, seed=6)
     Probe(run=run)()
-    second = features.read(run / "probe" / "split" / "joint.features.npz")
+    second = features.read(features.place(run, packed.content_id, "joint"))
     assert first.spec["encoder"] != second.spec["encoder"] and not torch.equal(first.values, second.values)
 
 
@@ -162,6 +208,73 @@ def test_one_test_subject_gives_intervals_over_samples(tmp_path: Path) -> None:
     report = read_json(run / "probe" / "split" / "joint.json")
     assert report["interval_over"] == "samples" and report["test_subjects"] == 0
     assert report["intervals"] == report["sample_intervals"] and "over samples" in "".join(report["sentences"])
+    # one training subject: nobody can be held aside
+    assert (
+        report["epoch"] == report["epochs"] == EPOCHS and report["held_aside_linear"] is None and report["linear"] == report["linear_last"]
+    )
+    assert any("linear is the last epoch's: fewer than two subjects" in line for line in report["sentences"])
+    assert not (run / "probe" / "split" / "joint.aside.npz").exists()
+    with pytest.raises(InputError, match="--schedule paper watches held-aside subjects, but fewer than two"):
+        Probe(run=run, schedule="paper")()
+
+
+def test_who_is_held_aside_is_the_same_for_every_stream_and_another_for_another_seed(tmp_path: Path) -> None:
+    packed = packed_moves(tmp_path / "packed", subjects=9, per=1)
+    chosen = [divide(packed, "split", seed) for seed in range(6)]
+    assert {one.aside_subjects for one in chosen} == {1}
+    assert len({tuple(one.train_subjects[one.aside].tolist()) for one in chosen}) > 1
+    assert torch.equal(divide(packed, "split", 3).aside, chosen[3].aside)
+
+
+def test_an_encoder_is_carried_over_to_another_set(run: Path, packed: PackedSet, tmp_path: Path) -> None:
+    other = packed_moves(tmp_path / "others", seed=1, classes=("slow", "fast"))
+    job = Probe(run=run, streams=("joint",), transfer=other.path)
+    told: list[str] = []
+    result = job(told.append)["joint"]
+    folder = run / "probe" / "transfer-others-split"
+    report = read_json(folder / "joint.json")
+    assert report["transfer"] == "packed" and report["content_id"] == other.content_id and report["classes"] == 2
+    assert not report["transductive"] and any("pretrained on packed, probed on another set" in line for line in told)
+    assert read_accuracies(job, ["joint"])["joint"] == result and features.place(run, other.content_id, "joint").is_file()
+    assert stages.finished("probe", stages.write_job(replace(job, protocol="split"), tmp_path / "job.json"), "joint")
+    assert classifier.load(folder / "joint.classifier.safetensors").classes == ("slow", "fast")
+
+
+def test_what_cannot_be_carried_over_is_one_line(run: Path, packed: PackedSet, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is the set that .* was pretrained on; leave --transfer out"):
+        Probe(run=run, transfer=packed.path)()
+    # the same clips under another content id, since one is missing: its test clips were trained on by the other protocol
+    same = packed_moves(tmp_path / "same", per=3)
+    swapped = finished_run(tmp_path / "runs" / "swapped", packed)
+    for record in same.samples:
+        object.__setattr__(record, "split", "test" if record.split == "train" else "train")
+    config = read_json(RunFolder(swapped / "joint").config)
+    seen = targets.seen_before(same, "split", config)
+    assert seen == sorted(record.key for record in same.samples if record.split == "test")
+    moved = {**config, "job": {**config["job"], "data": str(tmp_path / "gone")}}
+    assert targets.seen_before(same, "split", moved) is None
+    plain = packed_moves(tmp_path / "ucla", seed=2)
+    plain.manifest["skeleton"] = "ucla20"
+    with pytest.raises(InputError, match=r"is an encoder of skeleton ntu25, .* has skeleton ucla20"):
+        targets._target(swapped, "joint", config, plain, False)
+
+
+def test_features_from_elsewhere_are_taken_if_they_are_of_this_encoder_and_set(run: Path, packed: PackedSet, tmp_path: Path) -> None:
+    there = features.place(run, packed.content_id, "joint").parent
+    again = finished_run(tmp_path / "runs" / "again", packed)
+    result = Probe(run=again, features=there, runs=run.parent)()["joint"]
+    assert result == Probe(run=run, streams=("joint",))()["joint"] and not (again / "features").exists()
+    found = features.read(there / "joint.npz")
+    for name, keys, spec, message in (
+        ("encoder", found.keys, {**found.spec, "encoder": "e" * 64}, "holds features of encoder eeeeeeeeeeee, not of"),
+        ("set", found.keys, {**found.spec, "content_id": "c" * 64}, "holds features of set cccccccccccc, not of"),
+        ("short", found.keys[:-1], found.spec, f"1 of 48 samples have no features, for example {found.keys[-1]}"),
+    ):
+        features.write(tmp_path / name / "joint.npz", keys, spec, [found.values[: len(keys)]])
+        with pytest.raises(InputError, match=message):
+            Probe(run=again, features=tmp_path / name)()
+    with pytest.raises(InputError, match=r"joint\.npz does not exist"):
+        Probe(run=again, features=tmp_path)()
 
 
 def test_published_weights_are_probed_like_a_run(run: Path, packed: PackedSet, tmp_path: Path) -> None:
@@ -232,6 +345,8 @@ def test_what_cannot_be_probed_is_one_line(run: Path, packed: PackedSet, tmp_pat
         (Probe(run=tmp_path / "nothing"), "no run in"),
         (Probe(run=run, protocol="xview"), "was pretrained by protocol split, so by xview it may have seen test clips"),
         (Probe(run=run, data=tmp_path), "is not a packed set"),
+        (Probe(run=run, transfer=tmp_path), "is not a packed set"),
+        (Probe(weights=run / "joint" / "encoder.safetensors", data=tmp_path, transfer=tmp_path), "--transfer goes with --run"),
     ):
         with pytest.raises(InputError, match=message):
             job()
@@ -250,6 +365,15 @@ def test_streams_of_different_sets_are_no_comparison(packed: PackedSet, tmp_path
     config = read_json(path)
     write_json(path, {**config, "facts": {**config["facts"], "content_id": "0" * 64}})
     with pytest.raises(InputError, match="streams joint and bone differ in content_id"):
+        Probe(run=run)()
+
+
+def test_streams_of_different_seeds_are_no_comparison(packed: PackedSet, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "seeds", packed, ["joint", "bone"])
+    path = RunFolder(run / "bone").config
+    config = read_json(path)
+    write_json(path, {**config, "job": {**config["job"], "seed": 7}})
+    with pytest.raises(InputError, match="streams joint and bone differ in seed"):
         Probe(run=run)()
 
 
@@ -292,7 +416,7 @@ def test_a_broken_encoder_names_the_sample(packed: PackedSet, tmp_path: Path) ->
     weights.save_encoder(RunFolder(run / "joint").encoder, method, TINY, "ntu25", {})
     with pytest.raises(InputError, match=r"the features of sample s\dc\dr\d\d are not finite"):
         Probe(run=run)()
-    assert not list((run / "probe" / "split").iterdir())
+    assert not (run / "probe").exists() and not list((run / "features").rglob("*.npz"))
 
 
 def test_score_files_hold_no_pickle_and_say_what_they_are(run: Path) -> None:
