@@ -47,12 +47,8 @@ class Sweep:
     seeds: tuple[int, ...]
 
     def ablations(self) -> dict[str, Ablation]:
-        """The tables that were asked for. Raises InputError naming all for an unknown one, or none."""
-        told = "; ".join(f"{name} ({ablation.title}: {ablation.source})" for name, ablation in ABLATIONS.items())
-        unknown = [name for name in self.tables if name not in (*ABLATIONS, "all")]
-        if unknown or not self.tables:
-            raise InputError(f"--table {','.join(self.tables)}: tables are all, {told}")
-        return {name: ablation for name, ablation in ABLATIONS.items() if name in self.tables or "all" in self.tables}
+        """The tables that were asked for. Raises InputError as `asked`."""
+        return asked(self.tables)
 
     def lines(self, ablation: Ablation) -> list[Line]:
         """The rows of one table with their runs."""
@@ -87,9 +83,10 @@ class Sweep:
         columns: list[str] = []
         cells: list[list[Cell | None]] = [[] for _ in lines]
         told: list[str] = []
+        chosen: list[str] = []
         for stream in streams:
             mark = f"{LETTERS[stream]} " if len(streams) > 1 else ""
-            columns += [f"{mark}{column}" for column in ("linear", "1-NN", "minus proposed", "text used")]
+            columns += [f"{mark}{column}" for column in ("linear", "1-NN", "minus proposed", "held aside", "text used")]
             best = _of_runs(proposed, stream)
             for line, row in zip(lines, cells):
                 mine = _of_runs(line, stream)
@@ -97,9 +94,10 @@ class Sweep:
                 row += _cells(line, mine, gaps, line.row.published if comparable and stream == "joint" else None)
                 if gaps:
                     told.append(f"{mark}{line.row.name} is {_side(gaps)} {ablation.proposed}")
+            chosen += _choice(lines, [row[-2] for row in cells], mark)
         rows = [tables.Row(line.row.name, row) for line, row in zip(lines, cells)]
         source = f"AC-SAR, Acta Electronica Sinica 2025, {ablation.source}" if comparable else ""
-        return Table(f"{ablation.title}: {self.base.name}", columns, rows, self._notes(ablation, told, comparable), source)
+        return Table(f"{ablation.title}: {self.base.name}", columns, rows, self._notes(ablation, told, chosen, comparable), source)
 
     def write(self, folder: Path) -> list[Path]:
         """Every table as Markdown, CSV and LaTeX below the folder; the files."""
@@ -142,7 +140,7 @@ class Sweep:
         for stream in job.streams:
             same_configuration(RunFolder(job.runs / job.name / stream), job, {"content_id": content_id})
 
-    def _notes(self, ablation: Ablation, told: list[str], comparable: bool) -> list[str]:
+    def _notes(self, ablation: Ablation, told: list[str], chosen: list[str], comparable: bool) -> list[str]:
         """What was trained and compared, in sentences."""
         base, packed = self.base, self._sets[WORD]
         length = f"{base.steps} steps" if base.steps is not None else f"{base.epochs} epochs"
@@ -153,6 +151,8 @@ class Sweep:
         notes.append(f"Minus proposed: paired with {ablation.proposed}, seed by seed, over test people.")
         if told:
             notes.append(f"{'; '.join(told)}; above or below: beyond the interval of the difference in every seed.")
+        if chosen:
+            notes.append(f"Held aside: accuracy on training people that its classifier did not see; {'; '.join(chosen)}.")
         notes.append("Text used: text_reliance on clips kept out of training, in percent of ln(their number); about 0: not used.")
         used = {row.texts for row in ablation.rows}
         notes += [_captions_of(key, packed) for key, packed in self._sets.items() if key in used]
@@ -168,6 +168,14 @@ class _Read:
     report: dict[str, Any]
     scores: Scores
     reliance: float | None
+
+
+def asked(names: tuple[str, ...]) -> dict[str, Ablation]:
+    """The ablations of these names, all for "all". Raises InputError listing them for an unknown one, or none."""
+    if not names or any(name not in (*ABLATIONS, "all") for name in names):
+        told = "; ".join(f"{name} ({ablation.title}: {ablation.source})" for name, ablation in ABLATIONS.items())
+        raise InputError(f"--table {','.join(names)}: tables are all, {told}" if names else f"--table NAME is needed: all, {told}")
+    return {name: ablation for name, ablation in ABLATIONS.items() if name in names or "all" in names}
 
 
 def texts_of(words: tuple[str, ...], root: Path | None = None) -> dict[str, Path]:
@@ -276,17 +284,28 @@ Gaps = dict[int, tuple[float, tuple[float, float]]]  # {seed: (difference in per
 
 
 def _cells(line: Line, mine: Mapping[int, _Read], gaps: Gaps, published: float | None) -> list[Cell | None]:
-    """Linear, 1-NN, minus proposed, text used."""
+    """Linear, 1-NN, minus proposed, held aside, text used."""
     if not mine:
-        return [Cell(published=published, note="not yet" if line.runs else f"no captions {line.row.texts}"), None, None, None]
+        return [Cell(published=published, note="not yet" if line.runs else f"no captions {line.row.texts}"), None, None, None, None]
     partly = "" if len(mine) == len(line.runs) else f"{len(mine)} of {len(line.runs)} seeds"
     linear, nearest = (
         over_seeds({s: float(r.report[name]) for s, r in mine.items()}, {s: r.report["intervals"][name] for s, r in mine.items()})
         for name in ("linear", "knn1")
     )
+    aside = {seed: float(value) for seed, r in mine.items() if (value := r.report.get("held_aside_linear")) is not None}
     used = {seed: r.reliance for seed, r in mine.items() if r.reliance is not None}
     gap = over_seeds({s: value for s, (value, _) in gaps.items()}, {s: span for s, (_, span) in gaps.items()}) if gaps else None
-    return [replace(linear, published=published, note=partly), nearest, gap, over_seeds(used) if used else None]
+    rest = (over_seeds(values) if values else None for values in (aside, used))
+    return [replace(linear, published=published, note=partly), nearest, gap, *rest]
+
+
+def _choice(lines: list[Line], aside: list[Cell | None], mark: str) -> list[str]:
+    """Which line the held-aside people would choose, once all lines that have runs are there: test accuracy chooses nothing."""
+    there = [(line, cell) for line, cell in zip(lines, aside) if line.runs]
+    if len(there) < 2 or any(cell is None or len(cell.seeds) < len(line.runs) for line, cell in there):
+        return []
+    best, _ = max(there, key=lambda pair: pair[1].value if pair[1] and pair[1].value is not None else -1.0)
+    return [f"by it {mark}{best.row.name} would be chosen"]
 
 
 def _side(gaps: Gaps) -> str:

@@ -28,7 +28,7 @@ from jobs.pretrain import Pretrain, plan
 from jobs.prepare import OPEN, named
 from jobs.probe import Probe
 from jobs.stages import finished
-from jobs.sweep import Sweep, how_to_make, texts_of
+from jobs.sweep import Sweep, asked, how_to_make, texts_of
 from launch import pipeline, pretrain
 from launch.cli import finish, print_json, value_of
 from launch.cluster import on_slurm, place, profile_for, shape
@@ -81,17 +81,16 @@ def read(argv: list[str]) -> Command:
 
 def resolved(command: Command) -> Sweep:
     """The sweep with everything decided: packed data, protocol, the beginning of the runs' names."""
-    unnamed = command.job.name == OPEN
-    job = pretrain.resolve(command, 1)
-    if unnamed:
-        job = replace(job, name=f"{job.recipe}-{named(command.job.data, job.data)}-{job.protocol}")
+    asked(command.table)
+    texts = texts_of(command.texts)
     try:
         seeds = tuple(dict.fromkeys(int(word) for word in command.seeds))
     except ValueError:
         raise InputError(f"--seeds {','.join(command.seeds)}: whole numbers with commas between them, such as 0,1,2") from None
-    sweep = Sweep(job, command.table, texts_of(command.texts), seeds)
-    sweep.ablations()
-    return sweep
+    job = pretrain.resolve(command, 1)
+    if command.job.name == OPEN:
+        job = replace(job, name=f"{job.recipe}-{named(command.job.data, job.data)}-{job.protocol}")
+    return Sweep(job, command.table, texts, seeds)
 
 
 def done(job: Pretrain) -> bool:

@@ -100,6 +100,8 @@ def test_bad_input_is_one_clear_line(sets: dict[str, Path], tmp_path: Path) -> N
             texts_of(words)
     with pytest.raises(InputError, match="--seed: every row has it; give --seeds"):
         command.read(["--table", "7", "--seed", "3", "--data", str(word)])
+    with pytest.raises(InputError, match="--table NAME is needed: all, 6"):
+        command.main(["--data", "nothing there"])
     with pytest.raises(InputError, match="--seeds 0,x: whole numbers"):
         command.resolved(command.read(["--table", "7", "--seeds", "0,x", "--data", str(word), "--runs", str(tmp_path), *TINY]))
 
@@ -119,7 +121,12 @@ def test_two_rows_are_trained_and_their_table_filled(
     words += ["--cluster", "local", "--no-track"]
     assert command.main([*words, "--dry-run"]) == 0
     told = capsys.readouterr()
-    assert "tiny-s0: to do" in told.err and "python launch/caption.py" in told.err and "no captions undecoded75" in told.out and "not yet" in told.out
+    assert (
+        "tiny-s0: to do" in told.err
+        and "python launch/caption.py" in told.err
+        and "no captions undecoded75" in told.out
+        and "not yet" in told.out
+    )
     assert not (tmp_path / "runs" / "tiny-s0").exists()
 
     assert command.main([*words, "--json"]) == 0
@@ -134,7 +141,7 @@ def test_two_rows_are_trained_and_their_table_filled(
         probed = read_json(tmp_path / "runs" / run / "probe" / "split" / "joint.json")
         assert rows[name][0] and rows[name][0].value == pytest.approx(probed["linear"])
         assert rows[name][0].interval == pytest.approx(tuple(probed["intervals"]["linear"]))
-        assert rows[name][3] is not None
+        assert rows[name][4] is not None
     gap = rows["75 tokens, CLIP sentence feature"][2]
     assert gap and gap.value == pytest.approx(
         rows["75 tokens, CLIP sentence feature"][0].value - rows["75 tokens, CLIP word features"][0].value
