@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from acsar.skeleton import Skeleton
 from jobs.run_folder import write_bytes
 from jobs.scores import Scores
 from jobs.skeleton_strip import COLOURS, PAPER, left_side, upwards
-from shards.errors import InputError
 from shards.performance import FRAMES_PER_SECOND
 from shards.render import film
 
@@ -166,13 +166,21 @@ def write_gif(frames: Sequence[Image.Image], path: Path) -> Path:
 
 
 def write_mp4(frames: Sequence[Image.Image], path: Path) -> Path:
-    """All frames, 30 a second. Raises InputError where PyAV or its encoder is missing."""
-    try:
-        content = film((np.asarray(frame) for frame in frames), frames[0].size, FRAMES_PER_SECOND)
-    except ImportError:
-        raise InputError("MP4 needs PyAV: pip install 'acsar-suite[caption]'; the GIFs show the same") from None
-    write_bytes(path, content)
+    """All frames, 30 a second. Raises ImportError without PyAV."""
+    write_bytes(path, film((np.asarray(frame) for frame in frames), frames[0].size, FRAMES_PER_SECOND))
     return path
+
+
+def can_film() -> bool:
+    """Is PyAV there? It comes with the extra `caption`."""
+    return find_spec("av") is not None
+
+
+def png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG."""
+    buffer = BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def sheet(rows: Sequence[Row], layout: Skeleton, title: str) -> Image.Image:

@@ -19,6 +19,9 @@ from shards.stream import PackedSet
 Array = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+SKELETONS, BEFORE, AFTER = "skeletons", "captions before modulation", "captions after modulation"
+EXCHANGED = "exchanged captions after modulation"
+
 
 @dataclass(frozen=True)
 class Points:
@@ -27,6 +30,7 @@ class Points:
     name: str
     features: Array
     same: Ints
+    control: bool = False  # a number to compare with, no map
 
 
 def represented(
@@ -39,19 +43,21 @@ def represented(
     with torch.no_grad():
         z = skeletons(method, packed, keys, device, features)
     alone = np.arange(len(keys))
-    found = [Points("skeletons", _unit(z), alone)]
+    found = [Points(SKELETONS, _unit(z), alone)]
     if not isinstance(method, ACSAR):
         return found
     before, ids = captions(method, packed, keys, keys, z, device, modulated=False)
+    if method.config.interaction == "none":
+        return [Points(BEFORE, before, ids), *found]
     after, _ = captions(method, packed, keys, keys, z, device, modulated=True)
-    found = [Points("captions before modulation", before, ids), Points("captions after modulation", after, alone), *found]
+    found = [Points(BEFORE, before, ids), Points(AFTER, after, alone), *found]
     drawn = draws.base(0, 0, torch.tensor([draws.key_id(key) for key in keys], dtype=torch.int64))
     rows, partners = exchange(torch.from_numpy(ids), drawn)
     if len(rows) == len(keys):  # nobody holds the majority
         partner = np.empty(len(keys), np.int64)
         partner[rows.numpy()] = partners.numpy()
         exchanged, _ = captions(method, packed, keys, [keys[i] for i in partner.tolist()], z, device, modulated=True)
-        found.append(Points("exchanged captions after modulation", exchanged, alone))
+        found.append(Points(EXCHANGED, exchanged, alone, control=True))
     return found
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import figures
+from jobs import figure_probe
+from jobs.figure_curves import loss_curves, smooth
+from jobs.figure_probe import accuracy_bars, confusion_matrix
 from jobs.figure_style import save
-from jobs.figures import Figures, accuracy_bars, confusion_matrix, loss_curves, smooth
+from jobs.figures import Figures
 from jobs.fuse import Fuse
 from jobs.probe import ACCURACIES, Probe
 from jobs.scores import Scores
@@ -105,4 +107,4 @@ def test_no_run_is_one_line(tmp_path: Path) -> None:
 
 def test_pyplot_and_its_global_state_stay_out() -> None:
     confusion_matrix({"joint": scores()})
-    assert "matplotlib.pyplot" not in sys.modules or not hasattr(figures, "plt")
+    assert "matplotlib.pyplot" not in sys.modules or not hasattr(figure_probe, "plt")
