@@ -103,6 +103,95 @@ def test_linear_probe_repeats_and_depends_on_its_seed_and_no_global_state() -> N
     assert torch.equal(before, torch.get_rng_state())
 
 
+def people(count: int, classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Blobs that overlap, and which fifth of them is held aside."""
+    x, y = blobs(count, classes, seed)
+    return x + 3 * noise(count, 12, seed=seed + 50), y, torch.arange(count) % 5 == 2
+
+
+def watched_epochs(
+    x: Tensor, y: Tensor, aside: Tensor, schedule: ProbeSchedule, seed: int
+) -> tuple[list[float], list[float], list[Tensor]]:
+    """Rates, held-aside accuracies and scores of classifier A, told in the paper's words, through autograd and torch.optim.SGD."""
+    train, truth = x[~aside], y[~aside]
+    layer = torch.nn.Linear(x.shape[1], 6)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(6, x.shape[1], generator=probes._generator(seed, -1)) * schedule.init)
+        layer.bias.zero_()
+    optimizer = torch.optim.SGD(layer.parameters(), schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay)
+    rates, accuracy, scores, without = [], [], [], 0
+    for epoch in range(schedule.epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        order = torch.randperm(len(train), generator=probes._generator(seed, epoch))
+        for rows in order.split(schedule.batch_of(len(train))):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(layer(train[rows]), truth[rows]).backward()
+            optimizer.step()
+        scores.append(layer(x[aside]).detach())
+        accuracy.append(float((scores[-1].argmax(1) == y[aside]).double().mean()))
+        without = 0 if epoch == 0 or accuracy[-1] > max(accuracy[:-1]) else without + 1
+        if without == schedule.stop:
+            break
+        if without == schedule.plateau:
+            optimizer.param_groups[0]["lr"] *= schedule.factor
+    return rates, accuracy, scores
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_course_is_the_papers_schedule_in_its_own_words(seed: int) -> None:
+    x, y, aside = people(300, 6, seed)
+    schedule = ProbeSchedule(lr=0.05, batch=64, epochs=40, plateau=3, stop=5, weight_decay=1e-3)
+    rates, accuracy, scores = watched_epochs(x, y, aside, schedule, seed)
+    found, kept = probes.course(x, y, aside, 6, schedule, seed)
+    assert found.rates == pytest.approx(rates) and found.accuracy == pytest.approx(accuracy)
+    assert found.epoch == 1 + accuracy.index(max(accuracy)) == len(rates) - 5
+    assert rates[-3:] == pytest.approx([rates[-4]] + [0.1 * rates[-4]] * 2) and len(rates) < 40
+    torch.testing.assert_close(kept, scores[found.epoch - 1], rtol=1e-4, atol=1e-4)
+
+
+def test_course_of_the_official_schedule_runs_to_the_end_and_takes_the_earliest_best_epoch() -> None:
+    x, y = blobs(200, 5, 1)
+    aside = torch.arange(200) < 40
+    found, kept = probes.course(x, y, aside, 5, ProbeSchedule(epochs=8, drops=(3, 6), min_batches=4))
+    assert found.rates == pytest.approx([2, 2, 2, 0.2, 0.2, 0.2, 0.02, 0.02]) and found.accuracy[-1] == 1.0
+    assert found.epoch == 1 + found.accuracy.index(1.0) and kept.shape == (40, 5)
+
+
+def test_course_never_trains_on_what_it_watches() -> None:
+    x, y, aside = people(150, 6, 3)
+    first, scores = probes.course(x, y, aside, 6, ProbeSchedule(epochs=4, unit=True), seed=1)
+    last = probes.linear_probe(x[~aside], y[~aside], x[aside], 6, ProbeSchedule(epochs=first.epoch, unit=True), seed=1)
+    torch.testing.assert_close(scores, last.scores)
+    lied = torch.where(aside, (y + 1) % 6, y)
+    assert probes.course(x, lied, aside, 6, ProbeSchedule(epochs=4, unit=True), seed=1)[0].accuracy != first.accuracy
+
+
+@pytest.mark.parametrize("aside", [torch.zeros(9, dtype=torch.bool), torch.ones(9, dtype=torch.bool), torch.zeros(8, dtype=torch.bool)])
+def test_course_needs_rows_to_watch_and_rows_to_train_on(aside: Tensor) -> None:
+    with pytest.raises(ValueError, match="held aside"):
+        probes.course(noise(9, 2), torch.arange(9) % 3, aside, 3, probes.paper())
+
+
+def test_classifier_b_follows_the_course() -> None:
+    (x, y), (test, truth) = blobs(120, 4, 1), blobs(40, 4, 2)
+    x, test = x + 3 * noise(120, 12, seed=7), test + 3 * noise(40, 12, seed=8)
+    schedule, rates = ProbeSchedule(batch=32, lr=0.1, epochs=80), (0.1, 0.1, 0.05, 0.01)
+    found = probes.linear_probe(x, y, test, 4, schedule, 3, probes.Course(2, rates, (0.5, 0.75, 0.5, 0.5)), truth)
+    early = probes.linear_probe(x, y, test, 4, ProbeSchedule(batch=32, lr=0.1, epochs=2), 3)
+    whole, _ = literal_sgd(x, y, test, 4, ProbeSchedule(batch=32, lr=0.1, epochs=2, drops=()), 3)
+    assert torch.equal(found.scores, early.scores) and torch.equal(found.weight, early.weight) and torch.equal(found.bias, early.bias)
+    torch.testing.assert_close(found.scores, whole, rtol=1e-5, atol=1e-5)
+    assert len(found.losses) == len(found.accuracy) == 4 and not torch.equal(found.last, found.scores)
+    assert found.accuracy[1] == probes.top_k(found.scores, truth) and found.accuracy[3] == probes.top_k(found.last, truth)
+
+
+def test_test_labels_steer_nothing() -> None:
+    (x, y), (test, truth) = blobs(90, 3, 1), blobs(30, 3, 2)
+    plain, told, lied = (probes.linear_probe(x, y, test, 3, probes.unit(), 0, None, t) for t in (None, truth, (truth + 1) % 3))
+    assert torch.equal(plain.scores, told.scores) and torch.equal(plain.scores, lied.scores) and torch.equal(plain.last, plain.scores)
+    assert plain.accuracy == () and max(told.accuracy) == 1.0 and max(lied.accuracy) < 0.5
+
+
 @settings(max_examples=15, deadline=None)
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-10, 10))
 def test_unit_schedule_ignores_units_and_origin(scale: float, shift: float) -> None:
@@ -122,6 +211,14 @@ def test_schedules_by_benchmark() -> None:
     assert probes.official("pku2").batch_of(5_339) == 256 and ProbeSchedule().batch_of(300) == 300
     assert probes.schedule_for("ntu60") == probes.official("ntu60") and probes.schedule_for("exchange") == probes.unit()
     assert probes.unit().batch_of(40_091) == 1024 and probes.unit().batch_of(1000) == 62 and probes.unit().batch_of(3) == 1
+
+
+def test_the_papers_schedule_by_benchmark() -> None:
+    ntu, pku, own = (probes.paper(name) for name in ("ntu120", "pku2", ""))
+    assert (ntu.lr, ntu.batch, ntu.weight_decay) == (2.0, 1024, 0.0) and (pku.lr, pku.batch, pku.weight_decay) == (0.032, 256, 1e-3)
+    assert {(s.plateau, s.stop, s.factor, s.epochs) for s in (ntu, pku, own)} == {(3, 5, 0.1, 80)}
+    assert probes.schedule_for("pku2", "paper") == pku and probes.schedule_for("exchange", "paper") == probes.unit("paper")
+    assert probes.unit("paper").unit and probes.unit("paper").batch_of(1000) == 62
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [-1, 0, 1, 2]])
@@ -154,6 +251,8 @@ def test_fusion_by_hand() -> None:
     a, b = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[math.log(4), 0.0]])
     torch.testing.assert_close(probes.fuse_scores([a, b]), torch.tensor([[0.5 * 0.25 + 0.5 * 0.8, 0.5 * 0.75 + 0.5 * 0.2]]))
     torch.testing.assert_close(probes.fuse_scores([a, b], [1.0, 0.0]), torch.softmax(a, 1))
+    expected = torch.tensor([[0.4 * math.log(4), 0.6 * math.log(3)]])
+    torch.testing.assert_close(probes.fuse_scores([a, b], [0.6, 0.4], rule="logits"), expected)
 
 
 @settings(max_examples=30, deadline=None)
@@ -171,6 +270,8 @@ def test_fusion_refuses_other_shapes_and_weights() -> None:
         probes.fuse_scores([noise(2, 3), noise(3, 3)])
     with pytest.raises(ValueError, match="1 weights for 2"):
         probes.fuse_scores([noise(2, 3), noise(2, 3)], [1.0])
+    with pytest.raises(ValueError, match="no fusion rule is called 'mean'"):
+        probes.fuse_scores([noise(2, 3)], rule="mean")
 
 
 def test_interval_covers_the_true_accuracy_about_as_often_as_it_says() -> None:
