@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,8 @@ from jobs.report_chart import chart
 from jobs.report_page import Page, Section, markdown, page
 from jobs.report_tables import Collection
 from jobs.results import Run
-from jobs.run_folder import write_bytes
+from jobs.run_folder import read_json, write_bytes, write_json
+from jobs.tables import Table
 from jobs.targets import default_runs
 from shards.errors import InputError
 
@@ -34,7 +35,7 @@ class Report:
     out: Path | None = None  # folder for the report; default FOLDER/reports/NAME
 
     def __call__(self) -> dict[str, Any]:
-        """Write report.html, report.md, report.tex, a CSV per table and runs.csv; {"html", "files", "sentences", "unfinished", "runs"}.
+        """Write the page, its Markdown, LaTeX and CSV files; {"html", "files", "sentences", "unfinished", "runs"}, as in report.json too.
 
         Raises InputError where no run is named, or none has been probed."""
         read = [results.read(path) for path in self.found()]
@@ -45,7 +46,10 @@ class Report:
         runs = Collection.of(usable)
         found = report_tables.tables(runs)
         every = report_tables.every_run(runs)
-        document = self.document(runs, found, every, unfinished)
+        gaps = {setting: told for setting in runs.settings if (told := report_words.differences(runs, setting))}
+        sentences = {setting.name: report_words.verdicts(told) for setting, told in gaps.items()}
+        found |= {f"differences-{place + 1}": report_words.differences_table(*item) for place, item in enumerate(gaps.items())}
+        document = self.document(runs, found, every, sentences, unfinished)
         files = {
             "report.html": page(document),
             "report.md": markdown(document),
@@ -56,13 +60,16 @@ class Report:
         folder = self.place()
         for name, text in files.items():
             write_bytes(folder / name, text.encode())
-        return {
+        told = {
             "html": str(folder / "report.html"),
             "files": [str(folder / name) for name in files],
-            "sentences": [f"{name}: {line}" for name, lines in report_words.verdicts(runs).items() for line in lines],
+            "sentences": [f"{name}: {line}" for name, lines in sentences.items() for line in lines],
             "unfinished": unfinished,
             "runs": {label: [run.name for run in members] for label, members in runs.rows.items()},
         }
+        probes = {str(path): read_json(path)["encoder_sha256"] for run in read for path in sorted(run.path.glob("probe/*/*.json"))}
+        write_json(folder / "report.json", {**told, "probes": probes})  # last: it says that the report is whole
+        return told
 
     def place(self) -> Path:
         """Where the report is written."""
@@ -92,7 +99,14 @@ class Report:
     def _folder(self) -> Path:
         return self.folder or default_runs()
 
-    def document(self, runs: Collection, found: dict[str, tables.Table], every: tables.Table, unfinished: Sequence[str]) -> Page:
+    def document(
+        self,
+        runs: Collection,
+        found: Mapping[str, Table],
+        every: Table,
+        sentences: Mapping[str, Sequence[str]],
+        unfinished: Sequence[str],
+    ) -> Page:
         """The page's content."""
         members = [run for found_runs in runs.rows.values() for run in found_runs]
         deviations = report_words.deviations(runs)
@@ -108,7 +122,7 @@ class Report:
             self.title,
             summary,
             (
-                Section("In words", text=(HOW,), lists=report_words.verdicts(runs)),
+                Section("In words", text=(HOW,), lists=sentences),
                 Section("To know before quoting a number", sentences=report_words.cautions(runs)),
                 Section("At a glance", charts=[drawn for setting in runs.settings if (drawn := chart(runs, setting))]),
                 Section("Tables", tables=list(found.values())),
@@ -133,9 +147,9 @@ class Report:
 
 
 HOW = (
-    "Accuracy of the linear probe, in points. What is said to beat, or to be below, is so beyond the interval: the 95 % bootstrap interval "
-    "over test subjects of the difference on the same clips leaves out zero (against reference points seed by seed, between methods with "
-    "the seeds' mean) and all seeds agree. Test accuracy decides nothing: the epoch is chosen on training subjects held aside."
+    "Linear probe. To beat, or to be beaten, is meant beyond the interval: the 95 % bootstrap interval over test subjects of the "
+    "difference on the same clips leaves out zero, and all seeds agree. The numbers are in the tables of differences. Test accuracy "
+    "decides nothing: the epoch is chosen on training subjects held aside."
 )
 
 

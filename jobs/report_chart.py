@@ -10,7 +10,7 @@ from jobs.report_words import NAMES
 from jobs.results import Setting
 from jobs.tables import Cell
 
-WIDTH, LEFT, RIGHT, LINE, GAP, HEAD = 860, 210, 60, 22, 14, 34
+WIDTH, LEFT, RIGHT, LINE, GAP, HEAD = 600, 76, 48, 20, 12, 16
 MARKS = {"random": "random encoder", "raw": "raw clips"}
 COLOURS = 6  # classes m0 ... m5 of the page's style
 
@@ -18,7 +18,8 @@ COLOURS = 6  # classes m0 ... m5 of the page's style
 def chart(runs: Collection, setting: Setting) -> str:
     """One setting: a line per stream (and their widest fusion) and method; "" where nothing was probed."""
     labels = [label for label in runs.rows if runs.seeds(label, setting)]
-    names = [name for name in published.SUBSETS if name in NAMES or name == published.THREE]
+    fused = [name for label in labels for reached in runs.seeds(label, setting).values() for name in reached.fused]
+    names = [name for name in published.SUBSETS if name in NAMES or name == max(fused, key=len, default="")]
     lines = [
         (name, label, cell)
         for name in names
@@ -56,7 +57,7 @@ def chart(runs: Collection, setting: Setting) -> str:
         f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption>{_legend(labels)}<div class="scroll">'
         f'<svg viewBox="0 0 {WIDTH} {y + 24}" role="img" aria-label="{html.escape(title)}">{grid}{"".join(body)}</svg></div>'
         '<p class="note">Dot: mean over seeds. Thick: ± standard deviation over seeds. Thin: 95 % interval of one seed. '
-        "Diamond: the same network untrained. Bar: the clips without any network.</p></figure>\n"
+        "Diamond: the same network untrained. Bar: the clips without any network. Lines in the order of the names above.</p></figure>\n"
     )
 
 
@@ -85,16 +86,11 @@ def _line(scale: _Scale, y: float, place: int, label: str, cell: Cell, marks: Se
         at = scale(value)
         shape = f"M{at:.1f} {y - 6}l5 6l-5 6l-5 -6z" if kind == "random" else f"M{at - 1.5:.1f} {y - 8}h3v16h-3z"
         parts.append(f'<path class="{kind}" d="{shape}"><title>{MARKS[kind]} {value:.1f}</title></path>')
-    name = f'<text class="method" x="{LEFT - 12}" y="{y + 4}">{html.escape(_short(label))}</text>'
     number = f'<text class="value" x="{WIDTH - RIGHT + 8}" y="{y + 4}">{cell.value:.1f}</text>'
-    return f'<g class="m{place % COLOURS}"><title>{html.escape(label)} {cell.value:.1f}</title>{"".join(parts)}{name}{number}</g>'
+    return f'<g class="m{place % COLOURS}"><title>{html.escape(label)} {cell.value:.1f}</title>{"".join(parts)}{number}</g>'
 
 
 def _legend(labels: Sequence[str]) -> str:
-    """Whole names: beside the lines they are cut."""
+    """Methods in the order of their lines."""
     items = "".join(f'<li class="m{place % COLOURS}">{html.escape(label)}</li>' for place, label in enumerate(labels))
     return f'<ul class="legend">{items}</ul>'
-
-
-def _short(label: str, most: int = 22) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"

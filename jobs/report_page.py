@@ -126,8 +126,8 @@ tr.group th { background: var(--tint); color: var(--soft); font-size: .85rem; }
 .note { color: var(--soft); font-size: .85rem; margin: .4rem 0 0; }
 pre { background: var(--tint); padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; line-height: 1.6; }
 .picture img { max-width: 100%; height: auto; background: #ffffff; }
-svg { min-width: 640px; width: 100%; max-width: 860px; display: block; font: 13px system-ui, "Noto Sans", "DejaVu Sans", sans-serif; }
-svg text { fill: var(--ink); } svg .stream { font-weight: 600; } svg .method { text-anchor: end; fill: var(--soft); }
+svg { width: 100%; max-width: 720px; display: block; font: 13px system-ui, "Noto Sans", "DejaVu Sans", sans-serif; }
+svg text { fill: var(--ink); } svg .stream { font-weight: 600; }
 svg .tick { text-anchor: middle; fill: var(--soft); font-size: 12px; } svg .grid { stroke: var(--rule); }
 svg .value { font-weight: 600; font-variant-numeric: tabular-nums; }
 svg .thin { stroke: currentColor; stroke-width: 1.5; } svg .thick { stroke: currentColor; stroke-width: 6; stroke-opacity: .45; }

@@ -1,21 +1,23 @@
 """What the tables of a report say, in sentences: what beats what beyond its interval, what does not, and in what runs leave the paper."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
 
 from acsar import probes
-from jobs import results
+from jobs import published, results
 from jobs.fuse import LETTERS
 from jobs.report_tables import Collection
 from jobs.results import Reached, Right, Run, Setting
-from jobs.tables import DASH
+from jobs.tables import DASH, Cell, Row, Table, over_seeds
 from jobs.verdicts import warnings
 
 PAIRS = 4  # methods of which each is compared with each; of more, each with the first
 REFERENCES = {"random": "its random encoder", "raw": "the raw clips (no network)"}
+BEATS, BELOW, SAME = "beats", "is beaten by", "does not differ beyond the interval from"
 NAMES = {letter: stream for stream, letter in LETTERS.items()}
 
 CHOICES = (
@@ -30,84 +32,104 @@ CHOICES = (
 """(point, paper, published code of SCD-Net, here): where paper and code disagree, or the paper is silent."""
 
 
-def verdicts(runs: Collection) -> dict[str, list[str]]:
-    """{setting: sentences}: each method against the reference points, then method against method, the linear probe of every stream."""
-    return {setting.name: [*_against_references(runs, setting), *_against_each_other(runs, setting)] for setting in runs.settings}
+@dataclass(frozen=True)
+class Difference:
+    """One method minus another, or minus a reference point, in the linear probe of one stream or fusion."""
+
+    first: str
+    second: str
+    streams: str
+    cell: Cell  # points; over seeds
+    verdict: str
 
 
-def _against_references(runs: Collection, setting: Setting) -> Iterator[str]:
+def differences(runs: Collection, setting: Setting) -> list[Difference]:
+    """Each method against its reference points, then method against method."""
+    return [*_from_references(runs, setting), *_from_each_other(runs, setting)]
+
+
+def verdicts(found: Sequence[Difference]) -> list[str]:
+    """A sentence per pair: on which streams the first beats the second, is below it, or neither."""
+    pairs: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for one in found:
+        pairs.setdefault((one.first, one.second), {}).setdefault(one.verdict, []).append(one.streams)
+    lines = []
+    for (first, second), told in pairs.items():
+        parts = [f"{verdict} {second if place == 0 else 'it'} on {', '.join(on)}" for place, (verdict, on) in enumerate(told.items())]
+        lines.append(f"{first} {'; '.join(parts)}.")
+    return lines
+
+
+def differences_table(setting: Setting, found: Sequence[Difference]) -> Table:
+    """The numbers behind the sentences."""
+    columns = [name for name in (*NAMES.values(), *published.SUBSETS) if any(one.streams == name for one in found)]
+    pairs = dict.fromkeys((one.first, one.second) for one in found)
+    cells = {(one.first, one.second, one.streams): one.cell for one in found}
+    rows = [Row(f"minus {second}", [cells.get((first, second, name)) for name in columns], first) for first, second in pairs]
+    notes = (
+        "Between methods: paired bootstrap over test subjects of the seeds' mean on the same clips.",
+        "Against reference points: the mean of the seeds' paired intervals.",
+    )
+    return Table(f"Differences in the linear probe, {setting.name}, points", columns, rows, notes, "", "method")
+
+
+def _from_references(runs: Collection, setting: Setting) -> Iterator[Difference]:
     for label in runs.rows:
         seeds = runs.seeds(label, setting)
         streams = list(dict.fromkeys(stream for reached in seeds.values() for stream in reached.probes))
         for reference, name in REFERENCES.items():
-            told: dict[str, list[str]] = {}
             for stream in streams:
-                found = _differences(seeds, stream, f"linear_over_{reference}")
+                told = {seed: reached.probes[stream]["differences"] for seed, reached in seeds.items() if stream in reached.probes}
+                found = {seed: gaps[key] for seed, gaps in told.items() if (key := f"linear_over_{reference}") in gaps}
                 if found:
-                    verdict, numbers = _seen(found)
-                    told.setdefault(verdict, []).append(f"{stream} {numbers}")
-            if told:
-                yield f"{label} {'; it '.join(f'{verdict} {name}: {_listed(places)}' for verdict, places in told.items())}."
+                    cell = over_seeds({seed: gap["value"] for seed, gap in found.items()}, {s: gap["interval"] for s, gap in found.items()})
+                    yield Difference(label, name, stream, cell, _settled([tuple(gap["interval"]) for gap in found.values()]))
 
 
-def _differences(seeds: Mapping[int, Reached], stream: str, name: str) -> list[tuple[float, float, float]]:
-    """(value, low, high) of each seed."""
-    reports = [reached.probes[stream] for reached in seeds.values() if stream in reached.probes]
-    found = [report["differences"][name] for report in reports if name in report.get("differences", {})]
-    return [(one["value"], *one["interval"]) for one in found]
-
-
-def _seen(found: Sequence[tuple[float, float, float]]) -> tuple[str, str]:
-    """A verdict over seeds, each by its own interval; and the differences."""
-    above, below = sum(low > 0 for _, low, _ in found), sum(high < 0 for _, _, high in found)
-    numbers = f"({', '.join(f'{value:+.1f}' for value, _, _ in found)})"
-    if above == len(found):
-        return "beats", numbers
-    if below == len(found):
-        return "is below", numbers
+def _settled(spans: Sequence[tuple[float, ...]]) -> str:
+    """A verdict over seeds, each by its own interval."""
+    above, below = sum(low > 0 for low, _ in spans), sum(high < 0 for _, high in spans)
+    if above == len(spans):
+        return BEATS
+    if below == len(spans):
+        return BELOW
     if above == below == 0:
-        return "does not differ from", numbers
-    told = [f"above in {above}"] * (above > 0) + [f"below in {below}"] * (below > 0)
-    return "is not settled against", f"{numbers[:-1]}; beyond the interval {' and '.join(told)} of {len(found)} seeds)"
+        return SAME
+    if above and below:
+        return f"beats in {above} and is beaten in {below} of {len(spans)} seeds by"
+    return f"beats in {above} of {len(spans)} seeds" if above else f"is beaten in {below} of {len(spans)} seeds by"
 
 
-def _against_each_other(runs: Collection, setting: Setting) -> Iterator[str]:
+def _from_each_other(runs: Collection, setting: Setting) -> Iterator[Difference]:
     labels = [label for label in runs.rows if not runs.apart(label) and runs.seeds(label, setting)]
     pairs = list(combinations(labels, 2)) if len(labels) <= PAIRS else [(labels[0], label) for label in labels[1:]]
-    for first, second in pairs:
-        ours, theirs = runs.seeds(second, setting), runs.seeds(first, setting)
-        both = (*ours.values(), *theirs.values())
-        told: dict[str, list[str]] = {}
+    for second, first in pairs:
+        ours, theirs = runs.seeds(first, setting), runs.seeds(second, setting)
         for name in next(iter(ours.values())).answers:
-            if all(name in reached.answers for reached in both):
-                verdict, numbers = _pair(_answers(ours, name), _answers(theirs, name))
-                told.setdefault(verdict, []).append(f"{NAMES.get(name, name)} {numbers}")
-        if told:
-            yield f"{second} {'; it '.join(f'{verdict} {first}: {_listed(places)}' for verdict, places in told.items())}."
+            if all(name in reached.answers for reached in (*ours.values(), *theirs.values())):
+                cell, verdict = _pair(_answers(ours, name), _answers(theirs, name))
+                yield Difference(first, second, NAMES.get(name, name), cell, verdict)
 
 
 def _answers(seeds: Mapping[int, Reached], name: str) -> dict[int, Right]:
     return {seed: reached.answers[name] for seed, reached in seeds.items()}
 
 
-def _pair(ours: Mapping[int, Right], theirs: Mapping[int, Right]) -> tuple[str, str]:
+def _pair(ours: Mapping[int, Right], theirs: Mapping[int, Right]) -> tuple[Cell, str]:
     """Two methods on the same test clips: the difference of the shares of seeds that got a clip right, bootstrapped over subjects."""
     (a, subjects), (b, _) = results.mean_right(list(ours.values())), results.mean_right(list(theirs.values()))
     low, high = (100 * end for end in probes.interval(a - b, subjects if len(torch.unique(subjects)) > 1 else None))
     value = 100 * float((a - b).mean())
     common = sorted(set(ours) & set(theirs))
-    gaps = [100 * float(ours[seed].right.double().mean() - theirs[seed].right.double().mean()) for seed in common]
-    seeds = f"by seed {', '.join(f'{gap:+.1f}' for gap in gaps)}" if len(gaps) > 1 else "one seed"
-    numbers = f"{value:+.1f} [{low:+.1f}, {high:+.1f}] ({seeds})"
+    gaps = {seed: 100 * float(ours[seed].right.double().mean() - theirs[seed].right.double().mean()) for seed in common}
+    spread = over_seeds(gaps).deviation if gaps else None
+    cell = Cell(value, spread, (low, high), tuple(common))
     if low <= 0 <= high:
-        return "does not differ beyond the interval from", numbers
-    if not all(gap * value > 0 for gap in gaps):
-        return "is not settled against", f"{numbers}, beyond the interval over test subjects but not in every seed"
-    return ("beats" if value > 0 else "is beaten by"), numbers
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words)
+        return cell, SAME
+    if not all(gap * value > 0 for gap in gaps.values()):
+        place = "ahead of" if value > 0 else "behind"
+        return cell, f"is, beyond the interval but not in every seed, {place}"
+    return cell, BEATS if value > 0 else BELOW
 
 
 def cautions(runs: Collection) -> list[str]:
