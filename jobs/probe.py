@@ -29,10 +29,10 @@ from jobs.classifier import Classifier
 from jobs.engine import Ranks
 from jobs.features import Features
 from jobs.frozen import REFERENCES, Frozen, Progress, alone
-from jobs.run_folder import RunFolder, read_json, write_json
+from jobs.run_folder import read_json, write_json
 from jobs.scores import Scores, read_arrays, write_arrays, write_scores
 from jobs.settings import Schedule, setting
-from jobs.targets import Target, default_runs, find_run, of_run, of_transfer, of_weights
+from jobs.targets import Target, default_runs, find_run, of_run, of_transfer, of_weights, protocol_for
 from jobs.verdicts import verdicts
 from shards import protocols
 from shards.errors import InputError
@@ -304,13 +304,28 @@ class _Probed:
         }
 
 
+def setting_of(job: Probe) -> str:
+    """The folder below RUNS/NAME/probe that a probe of a run fills."""
+    assert job.run is not None
+    protocol = job.protocol or protocol_for(job.run, job.transfer)
+    return setting(protocol, job.schedule, job.transfer.resolve().name if job.transfer else "")
+
+
 def read_accuracies(job: Probe, streams: Sequence[str]) -> dict[str, dict[str, float]]:
     """What `Probe` of a run returned for these streams, from its files."""
-    assert job.run is not None
-    protocol = job.protocol or str(read_json(RunFolder(job.run / streams[0]).config)["job"]["protocol"])
-    folder = job.run / "probe" / setting(protocol, job.schedule, job.transfer.resolve().name if job.transfer else "")
-    reports = {stream: read_json(folder / f"{stream}.json") for stream in streams}
+    reports = _read_reports(job, streams)
     return {stream: {name: report[name] for name in ACCURACIES if name in report} for stream, report in reports.items()}
+
+
+def read_sentences(job: Probe, streams: Sequence[str]) -> list[str]:
+    """The sentences that `Probe` of a run told of these streams, from its files."""
+    return [sentence for report in _read_reports(job, streams).values() for sentence in report["sentences"]]
+
+
+def _read_reports(job: Probe, streams: Sequence[str]) -> dict[str, dict[str, Any]]:
+    assert job.run is not None
+    folder = job.run / "probe" / setting_of(job)
+    return {stream: read_json(folder / f"{stream}.json") for stream in streams}
 
 
 def divide(packed: PackedSet, protocol: str, seed: int = 0) -> Division:

@@ -155,6 +155,12 @@ def of_transfer(run: Path, streams: Sequence[str], to: Path, protocol: str, tran
     return packed, [dataclasses.replace(target, transfer=name, unchecked=seen is None) for target in targets], wanted
 
 
+def protocol_for(run: Path, transfer: Path | None) -> str:
+    """The protocol by which a run is probed where none is asked for. Raises InputError where another set leaves it open."""
+    trained = str(read_json(RunFolder(run / streams_in(run)[0]).config)["facts"]["protocol"])
+    return trained if transfer is None else transfer_protocol(PackedSet.open(transfer), "", trained)
+
+
 def transfer_protocol(packed: PackedSet, asked: str, trained: str) -> str:
     """The protocol of another set than the run's. Raises InputError where it is not clear."""
     served = protocols.served(packed.samples, packed.manifest["benchmark"])

@@ -26,13 +26,13 @@ class Where:
     json: bool = False  # print one JSON document and nothing else
 
 
-def queue(where: Where, unit: Unit, stage: str, job: Any, parts: Sequence[str]) -> int:
+def queue(where: Where, unit: Unit, stage: str, job: Any, parts: Sequence[str], nodes: int = 1) -> int:
     """Submit those of the parts that are neither finished nor queued, and with --wait stay until they have ended; the exit code.
 
-    The job's paths must not depend on a working directory."""
+    The job's paths must not depend on a working directory. On one node a part is one process, on several a rank per GPU or node."""
     profile = profile_for(where.cluster_profile)
-    asked = shape(profile, 1, 1)
-    one = replace(asked, tasks_per_node=1, gpus_per_node=min(1, asked.gpus_per_node))
+    asked = shape(profile, nodes, 1)
+    one = asked if nodes > 1 else replace(asked, tasks_per_node=1, gpus_per_node=min(1, asked.gpus_per_node))
     if where.dry_run:
         print(script(unit, one, profile, unit.run.parent / ".code" / "HASH", len(parts)))
         return 0
