@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.codec import decode, encode
 from jobs.run_folder import read_json, write_json
-from jobs.settings import setting
+from jobs.settings import semi_setting, setting
 from shards.errors import InputError
 
 Description = dict[str, Any]
@@ -86,11 +86,15 @@ def _probed(job: Description, part: str) -> bool:
     return Path(_run_of(job), "probe", _setting(job), f"{part}.json").is_file()
 
 
-def _semi_report(job: Description, part: str) -> Path:
-    """STREAM.json of semi-supervised classifiers (jobs.semi.setting says the same of the dataclass)."""
-    run = _run_of(job)
-    protocol = job["protocol"] or _protocol(run)
-    return run / "semi" / (protocol if job["draw"] == "unbalanced" else f"{protocol}-{job['draw']}") / f"{part}.json"
+def _semi(job: Description, part: str) -> bool:
+    """All the fractions stand, from as many subsets."""
+    transfer = Path(job["transfer"]).name if job["transfer"] else ""
+    name = semi_setting(job["protocol"] or _protocol(_run_of(job)), job["draw"], job["schedule"], transfer)
+    path = _run_of(job) / "semi" / name / f"{part}.json"
+    if not path.is_file():
+        return False
+    rows = read_json(path)["rows"]
+    return [row["fraction"] for row in rows] == job["fractions"] and all(len(row["repeats"]) == job["repeats"] for row in rows)
 
 
 def _fused(job: Description, part: str) -> bool:
@@ -154,6 +158,22 @@ def _recaptioned(job: Description, part: str) -> bool:
     return Path(job["out"], "worst.html" if job["list_only"] else "report.json").is_file()
 
 
+def _drawn(job: Description, part: str) -> bool:
+    """The figures stand, and were drawn from the probes and results that are there now."""
+    from jobs import drawn
+
+    return drawn.up_to_date(job)
+
+
+def _reported(job: Description, part: str) -> bool:
+    """The report stands, and is of what its runs' probes say now."""
+    out = Path(job["out"] or Path(job["folder"] or "runs", "reports", job["name"]))
+    if not (out / "report.json").is_file():
+        return False
+    probes: dict[str, str] = read_json(out / "report.json")["probes"]
+    return probes == {str(path): read_json(path)["encoder_sha256"] for run in job["runs"] for path in Path(run).glob("probe/*/*.json")}
+
+
 def _run_of(job: Description) -> Path:
     return Path(job["run"])
 
@@ -194,10 +214,12 @@ STAGES = {
         "jobs.semi",
         "Semi",
         lambda job, part: (replace(job, streams=(part,)) if part else job)(print),
-        lambda job, part: _semi_report(job, part).is_file(),
+        _semi,
     ),
     "prepare": Stage("jobs.prepare", "Prepare", lambda job, part: job(), _prepared),
     "probe": Stage("jobs.probe", "Probe", lambda job, part: (replace(job, streams=(part,)) if part else job)(print), _probed),
     "recaption": Stage("jobs.recaption", "Recaption", lambda job, part: job(print), _recaptioned),
     "fuse": Stage("jobs.fuse", "Fuse", lambda job, part: job(), _fused),
+    "report": Stage("jobs.report", "Report", lambda job, part: job(), _reported),
+    "figures": Stage("jobs.figures", "Figures", lambda job, part: [str(path) for path in job(print)], _drawn),
 }

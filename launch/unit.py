@@ -5,9 +5,9 @@
     RUNS/NAME/KEY/logs/errors/JOB.RESTART.ROUND.RANK.json   what a rank that failed said (jobs/failures.py)
     RUNS/NAME/KEY/logs/cancelled.json              the jobs that launch/cancel.py ended
 
-KEY is a stream (joint, bone, motion) or a stage (caption, encode-text, gather, pack, probe, fuse). A start of the ranks is named by its
-TAG, JOB.RESTART.ROUND: Slurm's job id (123, or 123_4 in an array), how often Slurm restarted the job, how often the ranks were started
-within it.
+KEY is a stream (joint, bone, motion) or a stage (caption, encode-text, gather, pack, probe, semi, fuse, figures). A start of the ranks is
+named by its TAG, JOB.RESTART.ROUND: Slurm's job id (123, or 123_4 in an array), how often Slurm restarted the job, how often the ranks were
+started within it.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from typing import Any
 
 from jobs.run_folder import read_json, write_json
 
-ORDER = ("caption", "captions", "encode-text", "gather", "pack", "joint", "bone", "motion", "probe", "fuse")
+ORDER = ("caption", "captions", "encode-text", "gather", "pack", "joint", "bone", "motion", "probe", "semi", "fuse", "figures")
 
 
 @dataclass(frozen=True)
