@@ -13,6 +13,7 @@ from benchmarks import (
     encoding,
     normalisation,
     packing,
+    probing,
     streaming,
     training_step,
 )
@@ -29,6 +30,7 @@ def main() -> None:
     show(packing.measure())
     show(streaming.measure())
     show(training_step.measure(peer))
+    show(probing.measure(peer))
     show(captioning.strips())
     show(caption_model.measure())
     show(caption_gate.measure())
