@@ -75,7 +75,9 @@ class Fuse:
         if self.weights == "paper":
             return Fusion(name, streams, self.rule, {subset: (WEIGHT,) * len(of) for subset, of in subsets(streams).items()})
         if self.weights == "held-aside":
-            return Fusion(name, streams, self.rule, _held_aside(folder, streams, self.rule))
+            aside = _held_aside(folder, streams)
+            best = {s: fusion_weights.chosen([aside[stream] for stream in of], self.rule) for s, of in subsets(streams).items()}
+            return Fusion(name, streams, self.rule, best, aside[next(iter(aside))])
         weights = fusion_weights.given(self.weights, list(streams))
         return Fusion(name, streams, self.rule, {subset: tuple(weights[s] for s in of) for subset, of in subsets(streams).items()})
 
@@ -93,6 +95,7 @@ class Fuse:
             "gain": _gap(own(own.widest), first, self.seed),
             "weights": {subset: list(weights) for subset, weights in own.weights.items()},
             "weights_from": self.weights if self.weights in ("paper", "held-aside") else "given",
+            "chosen_on": _people(own.aside) if own.aside is not None else "",
             "rule": self.rule,
             "protocol": first.facts["protocol"],
             "content_id": first.facts["content_id"],
@@ -129,12 +132,13 @@ class Fuse:
 class Fusion:
     """Streams with rows in one order, and the weights of every subset of them; called with a subset's name it gives the fused scores.
 
-    name: the setting, PROTOCOL or what jobs/settings.py makes of it."""
+    name: the setting, PROTOCOL or what jobs/settings.py makes of it; aside: held-aside clips, where the weights were chosen on them."""
 
     name: str
     streams: Mapping[str, Scores]
     rule: Rule
     weights: Mapping[str, tuple[float, ...]]
+    aside: Scores | None = None
 
     def __call__(self, subset: str) -> Scores:
         names = subsets(self.streams)[subset]
@@ -228,8 +232,8 @@ def _check_alike(run: Path, names: Sequence[str]) -> None:
                 raise InputError(f"{run}: {pair}; fuse streams of one training, see --streams")
 
 
-def _held_aside(folder: Path, streams: Mapping[str, Scores], rule: Rule) -> dict[str, tuple[float, ...]]:
-    """The weights of every subset, chosen on what classifier A says of the held-aside people."""
+def _held_aside(folder: Path, streams: Mapping[str, Scores]) -> dict[str, Scores]:
+    """What the streams' classifiers A say of the held-aside people's clips."""
     files = {name: folder / f"{name}.aside.npz" for name in streams}
     for path in files.values():
         if not path.is_file():
@@ -238,7 +242,11 @@ def _held_aside(folder: Path, streams: Mapping[str, Scores], rule: Rule) -> dict
     for name, scores in aside.items():
         if scores.facts["encoder"] != streams[name].facts["encoder"]:
             raise InputError(f"{files[name]} are scores of another encoder than {folder / name}.scores.npz; probe again")
-    return {name: fusion_weights.chosen([aside[stream] for stream in of], rule) for name, of in subsets(streams).items()}
+    return aside
+
+
+def _people(scores: Scores) -> str:
+    return f"{len(scores.keys)} clips of {len(torch.unique(scores.subjects))} held-aside training subjects"
 
 
 def _numbers(own: Fusion, subset: str, seed: int) -> dict[str, Any]:

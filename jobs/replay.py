@@ -275,9 +275,11 @@ def comparison_part(comparison: Path, children: Sequence[Part | Course], marks: 
 def numbers(document: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Every number of a JSON document by a flat name; a pair of numbers is an interval: NAME_low and NAME_high.
 
-    The word "intervals" in a name says nothing that low and high do not, and is left out."""
+    The word "intervals" in a name says nothing that low and high do not, and is left out. Weights of fused streams are no results."""
     found: dict[str, float] = {}
     for name, value in document.items():
+        if name == "weights":
+            continue
         key = prefix if name in ("interval", "intervals") else f"{prefix}_{name}" if prefix else str(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             found[_key(key)] = float(value)

@@ -1,11 +1,13 @@
 """Fuse the probed streams of a run: every subset of them, softmax probabilities x 0.5, joined by sample key (the paper's table 3).
 
-python launch/fuse.py --run runs/NAME
-python launch/fuse.py --run runs/NAME --weights held-aside          weights that are best on held-aside people
-python launch/fuse.py --run runs/NAME --rule logits --weights 0.6,0.6,0.4
-python launch/fuse.py --run runs/NAME --compare J+M,J+B             class by class (the paper's figure 4)
-python launch/fuse.py --run runs/NAME --against runs/OTHER          this run and another one class by class
-python launch/fuse.py --run runs/NAME --finetune TRIAL --json
+    python launch/fuse.py --run runs/NAME
+    python launch/fuse.py --run runs/NAME --weights held-aside          weights that are best on held-aside people
+    python launch/fuse.py --run runs/NAME --rule logits --weights 0.6,0.6,0.4
+    python launch/fuse.py --run runs/NAME --compare J+M,J+B             class by class (the paper's figure 4)
+    python launch/fuse.py --run runs/NAME --against runs/OTHER          this run and another one class by class
+    python launch/fuse.py --run runs/NAME --finetune TRIAL --json
+
+One file per setting, RUNS/NAME/fuse/SETTING.json: it holds the weights and the rule that were asked for last.
 """
 
 import sys
@@ -75,7 +77,7 @@ def fusions(report: Mapping[str, Any]) -> Table:
         cells.append(Cell(note=f"{_signed(gain)} {gain['over']}") if gain else Cell(note=" "))
         rows.append(Row(subset, [*cells, *([Cell(note=_signed(found.get("over_equal")))] if equal else [])]))
     added = {"softmax": "softmax probabilities", "logits": "logits"}[report["rule"]]
-    chosen = {"paper": "0.5 each", "given": "as given", "held-aside": "best on held-aside training subjects"}[report["weights_from"]]
+    chosen = {"paper": "0.5 each", "given": "as given", "held-aside": f"best on {report['chosen_on']}"}[report["weights_from"]]
     notes = [
         f"Added: {added} x weight; weights: {chosen}.",
         f"Gain over the best single stream in it, by the test clips; intervals over {report['interval_over']}, paired.",

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import fusion_weights, stages
+from jobs import fusion_weights, replay, stages
 from jobs.fuse import Fuse, fused
 from jobs.run_folder import RunFolder, read_json, write_json
 from jobs.scores import Scores, joined, read_scores, write_arrays, write_scores
@@ -68,6 +68,7 @@ def test_three_streams_by_hand(tmp_path: Path) -> None:
     }  # fmt: skip
     assert report["gain"]["value"] == 50.0 and (report["rule"], report["weights_from"]) == ("softmax", "paper")
     assert report["weights"]["J+B+M"] == [0.5, 0.5, 0.5] and report["weights"]["M"] == [0.5]
+    assert not any("weights" in name for name in replay.numbers(report))  # a pair of weights is no interval to be tracked
     gains = {name: (row["gain"]["over"], row["gain"]["value"]) for name, row in report["subsets"].items() if "gain" in row}
     assert gains == {"J+B": ("B", 0.0), "J+M": ("J", 0.0), "B+M": ("B", -50.0), "J+B+M": ("B", 0.0)}
 
@@ -128,6 +129,7 @@ def test_held_aside_weights_never_see_a_test_clip(tmp_path: Path) -> None:
     report = Fuse(run=run, weights="held-aside")()
     assert report["weights"]["J+M"] == list(fusion_weights.chosen([aside["joint"], aside["motion"]], "softmax"))
     assert report["weights_from"] == "held-aside" and report["weights"]["B"] == [0.5]
+    assert report["chosen_on"] == "30 clips of 3 held-aside training subjects"
     other = run_of(run, three(labels=(torch.arange(8) + 1) % 4))
     assert Fuse(run=other, weights="held-aside")()["weights"] == report["weights"]
 
