@@ -289,4 +289,4 @@ def _transductive(run: Path, own: Fusion) -> bool:
 
 
 def _name(packed: Path | None) -> str:
-    return packed.name if packed is not None else ""
+    return packed.resolve().name if packed is not None else ""
