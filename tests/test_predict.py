@@ -74,10 +74,9 @@ def test_answers_are_those_of_the_probe(run: Path, moves: Path) -> None:
 
 
 def test_one_by_one_the_numbers_are_those_of_a_batch(run: Path, moves: Path) -> None:
-    together = Predict(run=run)([moves / "few.npz"])
-    assert len(together["clips"]) == 9 and together["streams"] == list(STREAMS)
-    assert Predict(run=run, batch=1)([moves / "few.npz"]) == together
-    assert Predict(run=run, batch=4, streams=STREAMS)([moves / "few.npz"]) == together
+    together = Predict(run=run, streams=("motion", "joint"))([moves / "few.npz"])
+    assert len(together["clips"]) == 9 and together["streams"] == ["joint", "motion"]
+    assert Predict(run=run, streams=("joint", "motion"), batch=1)([moves / "few.npz"]) == together
 
 
 def test_a_recording_of_ntu_by_hand(run: Path) -> None:
