@@ -202,10 +202,15 @@ def stream_part(comparison: Path, stream: str, marks: Marks, witness: Witness = 
     )
 
 
+def probe_reports(comparison: Path) -> list[Path]:
+    """RUNS/NAME/probe/SETTING/STREAM.json, sorted; what a scheduler leaves beside them (probe/logs) is none."""
+    return sorted(path for path in (comparison / "probe").glob("*/*.json") if path.stem in STREAMS)
+
+
 def probe_parts(comparison: Path, marks: Mapping[str, Marks]) -> list[Part]:
     """RUNS/NAME/probe/PROTOCOL/STREAM.json, one part each; `marks` by part key."""
     parts = []
-    for path in sorted((comparison / "probe").glob("*/*.json")):
+    for path in probe_reports(comparison):
         stream, protocol = path.stem, path.parent.name
         key = f"probe/{protocol}/{stream}"
         config = comparison / stream / "config.json"
@@ -245,7 +250,7 @@ def comparison_part(comparison: Path, children: Sequence[Part | Course], marks: 
         shared = {k: v for k, v in first_params.items() if all(params.get(k) == v for params, _ in configs.values())}
         tags = {k: v for k, v in first_tags.items() if all(other.get(k) == v for _, other in configs.values())}
     entries: list[Entry] = []
-    for path in sorted((comparison / "probe").glob("*/*.json")):
+    for path in probe_reports(comparison):
         protocol, stream = path.parent.name, path.stem
         source = f"probe/{protocol}/{stream}"
         for entry in _document(path, source, marks, _prefix(protocol, shared)):
@@ -426,7 +431,7 @@ def _note(comparison: Path) -> str:
     """A table of the probes' and the fused numbers, as markdown."""
     rows: dict[str, list[str]] = {}
     sentences: list[str] = []
-    for path in sorted((comparison / "probe").glob("*/*.json")):
+    for path in probe_reports(comparison):
         document = read_json(path)
         sentences += [f"- {sentence}" for sentence in document.get("sentences", [])]
         found = numbers(document)

@@ -67,7 +67,7 @@ class Report:
             "unfinished": unfinished,
             "runs": {label: [run.name for run in members] for label, members in runs.rows.items()},
         }
-        probes = {str(path): read_json(path)["encoder_sha256"] for run in read for path in sorted(run.path.glob("probe/*/*.json"))}
+        probes = {str(path): read_json(path)["encoder_sha256"] for run in read for path in replay.probe_reports(run.path)}
         write_json(folder / "report.json", {**told, "probes": probes})  # last: it says that the report is whole
         return told
 

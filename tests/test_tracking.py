@@ -428,3 +428,10 @@ def test_numbers_are_flat_and_intervals_are_low_and_high() -> None:
     document = {"linear": 1, "ok": True, "words": "x", "intervals": {"linear": [0, 2]}, "many": [1, 2, 3]}
     found = replay.numbers({**document, "seeds": {"knn1": 3.5, "interval": [1, 2]}})
     assert found == {"linear": 1, "linear_low": 0, "linear_high": 2, "seeds_knn1": 3.5, "seeds_low": 1, "seeds_high": 2}
+
+
+def test_what_a_scheduler_leaves_beside_probes_is_no_probe(tmp_path: Path) -> None:
+    run = example.comparison(tmp_path, "queued", streams=("joint",))
+    write_json(run / "probe" / "logs" / "submission.json", {"stage": "probe", "time": 1.0})
+    assert [part.key for part in replay.probe_parts(run, {})] == ["probe/xsub/joint"]
+    assert [path.stem for path in replay.probe_reports(run)] == ["joint"]
