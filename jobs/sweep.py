@@ -261,18 +261,28 @@ def _captions_of(name: str, packed: PackedSet) -> str:
     return f"Captions {name}: {text['provenance']}{marked}, {text['shape']} by {text['encoder']}{stand_in}."
 
 
+def probed(job: Pretrain, stream: str) -> bool:
+    """Has a run finished this stream, and was it probed since?"""
+    folder, report = RunFolder(job.runs / job.name / stream), _report(job, stream)
+    if not (folder.result.is_file() and report.is_file()):
+        return False
+    same: bool = read_json(report)["encoder_sha256"] == read_json(folder.result)["encoder_sha256"]
+    return same
+
+
+def _report(job: Pretrain, stream: str) -> Path:
+    return job.runs / job.name / "probe" / job.protocol / f"{stream}.json"
+
+
 def _read(job: Pretrain, stream: str) -> _Read | None:
-    """What a run says of a stream; None before it is probed, or where its probe is of an older encoder."""
-    folder, probed = RunFolder(job.runs / job.name / stream), job.runs / job.name / "probe" / job.protocol
-    path = probed / f"{stream}.json"
-    if not (folder.result.is_file() and path.is_file()):
+    """What a run says of a stream; None before it is probed."""
+    if not probed(job, stream):
         return None
-    report = read_json(path)
-    if report["encoder_sha256"] != read_json(folder.result)["encoder_sha256"]:
-        return None
+    path = _report(job, stream)
+    scores, folder = read_scores(path.with_name(f"{stream}.scores.npz")), RunFolder(job.runs / job.name / stream)
     shares = [r["metrics"].get("text_reliance_share") for r in journal.read(folder.path) if r["type"] == "eval"]
     said = next((share for share in reversed(shares) if share is not None), None)
-    return _Read(report, read_scores(probed / f"{stream}.scores.npz"), None if said is None else 100 * said)
+    return _Read(read_json(path), scores, None if said is None else 100 * said)
 
 
 def _of_runs(line: Line, stream: str) -> dict[int, _Read]:

@@ -27,8 +27,7 @@ from jobs.fuse import Fuse
 from jobs.pretrain import Pretrain, plan
 from jobs.prepare import OPEN, named
 from jobs.probe import Probe
-from jobs.stages import finished
-from jobs.sweep import Sweep, asked, how_to_make, texts_of
+from jobs.sweep import Sweep, asked, how_to_make, probed, texts_of
 from launch import pipeline, pretrain
 from launch.cli import finish, print_json, value_of
 from launch.cluster import on_slurm, place, profile_for, shape
@@ -93,15 +92,21 @@ def resolved(command: Command) -> Sweep:
     return Sweep(job, command.table, texts, seeds)
 
 
+def fits(jobs: list[Pretrain], world: int, where: str) -> None:
+    """Say the arithmetic of a run on each set. Raises InputError for what fits no run, before anything is trained."""
+    for job in {job.data: job for job in reversed(jobs)}.values():
+        pretrain.show(job, plan(job, world), where)
+
+
 def done(job: Pretrain) -> bool:
     """Is this run pretrained and probed?"""
-    result, probed = (job.runs / job.name / part for part in ("{}/result.json", f"probe/{job.protocol}/{{}}.json"))
-    return all(Path(str(path).format(stream)).is_file() for path in (result, probed) for stream in job.streams)
+    return all(probed(job, stream) for stream in job.streams)
 
 
 def here(command: Command, jobs: list[Pretrain]) -> list[str]:
     """One run after the other on this machine; names of those that failed, whose reason has been said. The others go on."""
     machine, failed = place(command.job.nodes, len(command.job.streams)), []
+    fits(jobs, machine.world, machine.describe())
     for i, job in enumerate(jobs, 1):
         if done(job):
             say(f"[{i}/{len(jobs)}] {job.name}: done before")
@@ -113,9 +118,8 @@ def here(command: Command, jobs: list[Pretrain]) -> list[str]:
             if any(result["status"] != "finished" for result in results.values()):
                 say(f"{job.name} stopped early; the same command without --stop-after goes on")
                 continue
-            probe, _ = pipeline.later(job)
-            if unprobed := tuple(stream for stream in job.streams if not finished("probe", probe, stream)):
-                Probe(run=job.runs / job.name, streams=unprobed)(say)
+            unprobed = tuple(stream for stream in job.streams if not probed(job, stream))
+            Probe(run=job.runs / job.name, streams=unprobed)(say)
             if len(job.streams) > 1:
                 Fuse(run=job.runs / job.name, streams=job.streams)()
         except (InputError, RuntimeError) as error:
@@ -129,8 +133,8 @@ def queued(command: Command, jobs: list[Pretrain]) -> list[str]:
     where, profile, failed = command.where, profile_for(command.where.cluster_profile), []
     asked = shape(profile, command.job.nodes, len(command.job.streams))
     missing = [job for job in jobs if not done(job)]
+    fits(missing, asked.world, asked.describe())
     for job in missing:
-        plan(job, asked.world)
         with prepared(job.runs, job.name, where.track):
             snapshot(job.runs)
         say(job.name)

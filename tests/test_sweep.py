@@ -141,6 +141,7 @@ def test_two_rows_are_trained_and_their_table_filled(
         probed = read_json(tmp_path / "runs" / run / "probe" / "split" / "joint.json")
         assert rows[name][0] and rows[name][0].value == pytest.approx(probed["linear"])
         assert rows[name][0].interval == pytest.approx(tuple(probed["intervals"]["linear"]))
+        assert rows[name][3] and rows[name][3].value == pytest.approx(probed["held_aside_linear"])
         assert rows[name][4] is not None
     gap = rows["75 tokens, CLIP sentence feature"][2]
     assert gap and gap.value == pytest.approx(
@@ -150,6 +151,8 @@ def test_two_rows_are_trained_and_their_table_filled(
     assert rows["75 tokens, undecoded"][0] == tables.Cell(note="no captions undecoded75")
     assert all(cell.published is None for cell in table.cells)  # not NTU RGB+D 60: nothing to compare with
     assert any("cannot be compared" in note for note in table.notes)
+    held = {name: rows[name][3].value for name in ("75 tokens, CLIP sentence feature", "75 tokens, CLIP word features") if rows[name][3]}
+    assert any(f"by it {max(held, key=lambda name: held[name] or 0)} would be chosen" in note for note in table.notes)
 
     # done is done; with a second seed the table is partly done, and says so
     monkeypatch.setattr("launch.pretrain.train", lambda *_: pytest.fail("trained again"))
