@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from acsar.dense import on_cpu, product
+from acsar.dense import fastest
 
 TIE = 2.0**-40  # cosines that differ by less are equal: so much do float64 sums differ in another order
 SLACK = 2.0**-19  # more than float32 loses in u, v, a, b, and in adding the three terms up
@@ -81,7 +81,7 @@ def _best(queries: _Rows, block: _Rows, known: Tensor) -> tuple[Tensor, Tensor]:
 def _rough_cosines(queries: _Rows, block: _Rows) -> tuple[Tensor, Tensor]:
     """Cosines [q,n] less each query's own term, in float32, and how far those of a query can be off [q]."""
     size = queries.plain.shape[1]
-    cosines = _product(queries.rough, block.rough.T).float()
+    cosines = fastest(queries.rough, block.rough.T).float()
     length, lost = block.length.max(), block.lost.max()
     bound = queries.lost * (length + lost) + queries.length * lost + size * 2.0**-23 * queries.length * length
     if queries.rough.dtype == torch.bfloat16:
@@ -123,8 +123,3 @@ def _unit(plain: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _rough_type(x: Tensor) -> torch.dtype:
     """bfloat16 where the processor multiplies it faster than float32."""
     return torch.bfloat16 if x.is_cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()) else torch.float32
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a [q,D] times b [D,n]."""
-    return product(a, b) if on_cpu(a, b) else a @ b

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from acsar.dense import on_cpu, product
+from acsar.dense import fastest
 from acsar.nearest import nearest
 from acsar.recipes import BENCHMARKS
 
@@ -279,12 +279,12 @@ class _Softmax:
         x, y = torch.index_select(self.x, 0, rows, out=self.room[: len(rows)]).float(), self.y[rows]
         if self.mean is not None:
             x.sub_(self.mean).mul_(self.scale)
-        share = torch.log_softmax(_product(x, self.weight.T, self.bias), 1)
+        share = torch.log_softmax(fastest(x, self.weight.T, self.bias), 1)
         place = torch.arange(len(y), device=y.device)
         loss = -share[place, y].sum(dtype=torch.float64)
         share.exp_()[place, y] -= 1
         share /= len(y)
-        self.weight_step.mul_(momentum).add_(_product(share.T, x)).add_(self.weight, alpha=decay)
+        self.weight_step.mul_(momentum).add_(fastest(share.T, x)).add_(self.weight, alpha=decay)
         self.bias_step.mul_(momentum).add_(share.sum(0)).add_(self.bias, alpha=decay)
         self.weight.sub_(self.weight_step, alpha=rate)
         self.bias.sub_(self.bias_step, alpha=rate)
@@ -299,7 +299,7 @@ class _Softmax:
         """Logits [q,N] of x [q,D], or of some of its rows."""
         weight, bias = self.plain()
         blocks = (block for _, block in _blocks(x, ROWS)) if rows is None else (x[some] for _, some in _blocks(rows, ROWS))
-        scores = [_product(block.to(weight.device).float(), weight.T, bias) for block in blocks]
+        scores = [fastest(block.to(weight.device).float(), weight.T, bias) for block in blocks]
         return torch.cat(scores) if scores else bias.new_zeros(0, len(bias))
 
 
@@ -311,13 +311,6 @@ def _check(x: Tensor, y: Tensor) -> None:
 def _blocks(x: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, len(x), rows):
         yield start, x[start : start + rows]
-
-
-def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a [N,I] times b [I,O] plus bias [O], by the fastest product there is."""
-    if on_cpu(a, b):
-        return product(a.contiguous(), b, bias)
-    return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from acsar import probes
+from acsar.dense import fastest
 from acsar.interop import save_scdnet
 from acsar.nearest import nearest
 from acsar.probes import ProbeSchedule
@@ -132,7 +133,7 @@ def all_products(gallery: Tensor, queries: Tensor) -> Tensor:
     for start in range(0, len(gallery), BLOCK):
         block = unit(gallery[start : start + BLOCK])
         for q in range(0, len(queries), BLOCK):
-            value, where = probes._product(unit(queries[q : q + BLOCK]), block.T).max(1)
+            value, where = fastest(unit(queries[q : q + BLOCK]), block.T).max(1)
             nearer = value > best[q : q + BLOCK]
             best[q : q + BLOCK] = torch.where(nearer, value, best[q : q + BLOCK])
             index[q : q + BLOCK] = torch.where(nearer, where + start, index[q : q + BLOCK])
