@@ -24,7 +24,8 @@ class TextBranch(nn.Module):
 
     where cross-attention takes the tokens x_l [D] themselves instead of t: there is nothing to choose from in one vector. query, key and
     value are linear, one head. Of these formulas the paper gives eq. 8 alone; the others are the plainest that go by their names. Like
-    FiLM's beta, linear and gated fusion can copy q; cross-attention cannot, it only weighs what the caption says.
+    FiLM's beta, linear and gated fusion can copy q; cross-attention only chooses among tokens, though it can follow q among those that
+    all captions share.
 
     The paper does not say how wide the hidden layer is, nor what happens to padding: `hidden` is `out` unless said otherwise, and with
     mask_padding the positions after the end token (where it is not known, those whose features are all zero) score zero, and get no
