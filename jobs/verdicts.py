@@ -48,7 +48,7 @@ def compare(own: float, name: str, other: float, low: float, high: float, over: 
 
 def warnings(stream: str, report: Mapping[str, Any]) -> list[str]:
     """What a reader of these numbers must know."""
-    lines = _epoch(stream, report)
+    lines = chosen_epoch(stream, report)
     if report.get("transfer"):
         lines.append(f"{stream}: transfer: pretrained on {report['transfer']}, probed on another set")
     if report.get("transfer_unchecked"):
@@ -72,7 +72,7 @@ def _why_transductive(report: Mapping[str, Any]) -> str:
     return f"pretrained by another protocol than {report['protocol']}, it may have seen test clips"
 
 
-def _epoch(stream: str, report: Mapping[str, Any]) -> list[str]:
+def chosen_epoch(stream: str, report: Mapping[str, Any]) -> list[str]:
     """Which epoch of the linear probe counts, and what the others would say; nothing of reports from before classifier A."""
     if "held_aside_subjects" not in report:
         return []
