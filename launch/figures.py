@@ -5,9 +5,9 @@ a run that has not been probed has curves and maps, one without captions has map
 --against compares with another run on the same test clips: for AC-SAR the one with --method.interaction none, which is what modulation did.
 Thousands of points take t-SNE minutes; --points 2000 draws a draft, --points 0 none.
 
-python launch/figures.py --run runs/NAME
-python launch/figures.py --run runs/NAME --against runs/WITHOUT-MODULATION
-python launch/figures.py --run runs/NAME --points 0 --mistakes 12
+    python launch/figures.py --run runs/NAME
+    python launch/figures.py --run runs/NAME --against runs/WITHOUT-MODULATION
+    python launch/figures.py --run runs/NAME --points 0 --mistakes 12
 """
 
 import sys
