@@ -27,6 +27,7 @@ LINEAR: Mapping[str, Column] = {
 
 SUBSETS = tuple(LINEAR)
 SINGLE, THREE = "J", "J+B+M"
+JOINT = "joint"  # the stream of tables 2 and 5
 
 
 @dataclass(frozen=True)

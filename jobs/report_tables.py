@@ -1,7 +1,7 @@
 """Tables of finished runs in the layout of AC-SAR's tables 2 to 5, published numbers beside ours, reference points as rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from acsar.ablations import ABLATIONS
@@ -179,83 +179,88 @@ def three_streams(runs: Collection) -> Table | None:
     return _table("Linear probe, three streams fused, top-1 in %", runs, [*rows, *_peers(runs.settings, published.THREE)])
 
 
+Place = tuple[str, str, str, str, str]  # what is one column of a table of labels: benchmark, protocol, set, draw or "", schedule or ""
+
+
 def semi_supervised(runs: Collection) -> Table | None:
     """Table 5's layout: methods by sets and shares of the labels; the encoder is frozen."""
     members = [(label, run) for label, found in runs.rows.items() for run in found]
-    columns = sorted({(_semi_set(one), row["fraction"]) for _, run in members for one in run.semi for row in one["rows"]})
+    columns = sorted({(_place(one), row["fraction"]) for _, run in members for one in run.semi for row in one["rows"]})
     if not columns:
         return None
-    spec = [
-        (label, stream)
-        for label in runs.rows
-        for stream in STREAMS
-        if any(one["stream"] == stream for r in runs.rows[label] for one in r.semi)
-    ]
+    streams = [stream for stream in STREAMS if any(one["stream"] == stream for _, run in members for one in run.semi)]
     rows: list[Row] = []
     for kind in ("raw", "random", "top1"):
-        for label, stream in spec:
-            cells = [_semi_cell(runs.rows[label], stream, column, fraction, kind) for column, fraction in columns]
-            name = {"raw": "raw clips", "random": f"random encoder of {label}", "top1": label}[kind]
-            group = REFERENCES if kind != "top1" else APART if runs.apart(label) else ""
-            row = Row(f"{name}, {stream}" if any(other != "joint" for _, other in spec) else name, cells, group)
-            rows += [row] if not any((row.name, row.cells) == (old.name, old.cells) for old in rows) else []
-    rows += [
-        Row(peer.name, [_semi_peer(peer.name, column, fraction) for column, fraction in columns], PEERS)
-        for peer in published.SEMI
-        if any(_semi_peer(peer.name, column, fraction) for column, fraction in columns)
-    ]
-    names = [f"{name} {100 * fraction:g} %" for (_, _, name, _), fraction in columns]
-    notes = ["Labelled subsets are the same for all rows; each number is the mean over the subsets of a run, then over seeds."]
-    return Table("Semi-supervised: share of the labels, frozen encoder, top-1 in %", names, _there(rows), notes, _source(rows), "method")
+        for label in runs.rows:
+            for stream in streams:
+                cells = [_semi_cell(runs.rows[label], stream, place, fraction, kind) for place, fraction in columns]
+                name = {"raw": "raw clips, no network", "random": f"random encoder of {label}", "top1": label}[kind]
+                group = REFERENCES if kind != "top1" else APART if runs.apart(label) else ""
+                row = Row(name if streams == ["joint"] else f"{name}, {stream}", cells, group)
+                if kind != "raw" or row.name not in [other.name for other in rows]:  # the raw clips are the same for all methods
+                    rows.append(row)
+    for peer in published.SEMI:
+        numbers = [published.semi(peer.name, place[0], place[1], fraction) for place, fraction in columns]
+        rows.append(Row(peer.name, [None if number is None else Cell(number) for number in numbers], PEERS))
+    names = [f"{_place_name(place)} {100 * fraction:g} %" for place, fraction in columns]
+    notes = ["The labelled clips are the same for all rows. A number is the mean over a run's subsets, then over seeds.", INTERVAL]
+    rows = _there(rows)
+    return Table("Semi-supervised: share of the labels, frozen encoder, top-1 in %", names, rows, notes, _source(rows), "method")
 
 
-def _semi_set(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    benchmark = str(one.get("benchmark", ""))
-    name = f"{published.NAMES.get(benchmark, one['content_id'][:8])} {published.PROTOCOLS.get(one['protocol'], one['protocol'])}"
-    return benchmark, one["protocol"], f"{name}, {one['draw']}", one["content_id"]
+def _place(one: Mapping[str, Any]) -> Place:
+    schedule = "" if one.get("schedule", "paper") == "paper" else f"{one['schedule']} schedule"
+    origin = f"from {one['transfer']}" if one.get("transfer") else "TRANSDUCTIVE" if one.get("transductive") else ""
+    return (str(one.get("benchmark", "")), one["protocol"], one["data"], one.get("draw", ""), ", ".join(w for w in (schedule, origin) if w))
 
 
-def _semi_cell(members: Sequence[Run], stream: str, column: tuple[str, str, str, str], fraction: float, kind: str) -> Cell | None:
+def _place_name(place: Place) -> str:
+    benchmark, protocol, data, *rest = place
+    words = f"{published.NAMES.get(benchmark, data)} {published.PROTOCOLS.get(protocol, protocol)}"
+    return ", ".join([words, *(word for word in rest if word)])
+
+
+def _semi_cell(members: Sequence[Run], stream: str, place: Place, fraction: float, kind: str) -> Cell | None:
     values: dict[int, float] = {}
     spans: dict[int, Sequence[float]] = {}
     for run in members:
-        for one in run.semi:
-            for row in one["rows"]:
-                if (one["stream"], _semi_set(one), row["fraction"]) == (stream, column, fraction) and run.seed not in values:
-                    found = [repeat[kind] for repeat in row["repeats"] if repeat.get(kind) is not None]
-                    if found:
-                        values[run.seed] = sum(found) / len(found)
-                        spans |= {run.seed: row["interval"]} if kind == "top1" and row.get("interval") else {}
-    paper = published.semi(members[0].method, column[0], column[1], fraction) if kind == "top1" and stream == "joint" else None
+        for row in (row for one in run.semi if (one["stream"], _place(one)) == (stream, place) for row in one["rows"]):
+            found = [repeat[kind] for repeat in row["repeats"] if repeat.get(kind) is not None]
+            if row["fraction"] == fraction and found and run.seed not in values:
+                values[run.seed] = sum(found) / len(found)
+                spans |= {run.seed: row["interval"]} if kind == "top1" and row.get("interval") else {}
+    ours = kind == "top1" and stream == published.JOINT and not place[4] and not members[0].apart
+    paper = published.semi(members[0].method, place[0], place[1], fraction) if ours else None
     return over_seeds(values, spans, paper) if values else None
 
 
-def _semi_peer(name: str, column: tuple[str, str, str, str], fraction: float) -> Cell | None:
-    value = published.semi(name, column[0], column[1], fraction)
-    return None if value is None else Cell(value)
-
-
 def fine_tuned(runs: Collection) -> Table | None:
-    """Everything trained on labels, from pretrained weights or from scratch; one row per method, trial and stream."""
-    found: dict[tuple[str, str, str, str, str], dict[int, Mapping[str, Any]]] = {}
+    """Trained on labels from pretrained weights, or (scratch) from random ones; one row per method, trial and stream."""
+    found: dict[tuple[str, str, str], dict[Place, dict[tuple[int, int], Mapping[str, Any]]]] = {}
     for label, members in runs.rows.items():
         for run in members:
             for one in run.finetuned:
-                place = (label, str(one["trial"]), str(one["stream"]), str(one["content_id"]), str(one["protocol"]))
-                found.setdefault(place, {}).setdefault(run.seed, one)
+                trial = str(one["trial"]).removesuffix(f"-seed{one['seed']}")
+                row = found.setdefault((label, trial, str(one["stream"])), {})
+                row.setdefault(_place({**one, "draw": "", "schedule": "paper"}), {})[run.seed, int(one["seed"])] = one
     if not found:
         return None
-    columns = sorted({place[3:] for place in found})
-    rows = []
-    for label, trial, stream in dict.fromkeys(place[:3] for place in found):
-        cells = []
-        for column in columns:
-            seeds = found.get((label, trial, stream, *column), {})
-            spans = {seed: one["interval"] for seed, one in seeds.items() if one.get("interval")}
-            cells.append(over_seeds({seed: float(one["top1"]) for seed, one in seeds.items()}, spans) if seeds else None)
-        rows.append(Row(f"{label}, {trial}, {stream}", cells))
-    names = [f"{content[:8]} {published.PROTOCOLS.get(protocol, protocol)}" for content, protocol in columns]
-    return Table("Fine-tuning, everything trained, top-1 in %", names, rows, ["Last epoch.", INTERVAL], "", "method, trial, stream")
+    columns = sorted({place for row in found.values() for place in row})
+    rows = [Row(", ".join(name), [_tuned_cell(row[place]) if place in row else None for place in columns]) for name, row in found.items()]
+    notes = ("The last epoch's number.", INTERVAL)
+    return Table("Fine-tuning, top-1 in %", [_place_name(place) for place in columns], rows, notes, "", "method, trial, stream")
+
+
+def _tuned_cell(found: Mapping[tuple[int, int], Mapping[str, Any]]) -> Cell:
+    """Over the seeds of pretraining, or of fine-tuning where there are more of those."""
+    own, tuned = {pretrained for pretrained, _ in found}, {seed for _, seed in found}
+    values: dict[int, list[float]] = {}
+    for (pretrained, seed), one in found.items():
+        values.setdefault(pretrained if len(own) >= len(tuned) else seed, []).append(float(one["top1"]))
+    spans = {place: one["interval"] for place, one in enumerate(found.values()) if one.get("interval")}
+    mean = over_seeds({seed: sum(tops) / len(tops) for seed, tops in values.items()})
+    ends = over_seeds(dict.fromkeys(spans, 0.0), spans).interval if spans else None
+    return replace(mean, interval=ends)
 
 
 def ablations(runs: Collection) -> dict[str, Table]:

@@ -13,7 +13,7 @@ from jobs.fuse import LETTERS
 from jobs.report_tables import Collection
 from jobs.results import Reached, Right, Run, Setting
 from jobs.tables import DASH, Cell, Row, Table, over_seeds
-from jobs.verdicts import warnings
+from jobs.verdicts import chosen_epoch, warnings
 
 PAIRS = 4  # methods of which each is compared with each; of more, each with the first
 REFERENCES = {"random": "its random encoder", "raw": "the raw clips (no network)"}
@@ -138,10 +138,13 @@ def cautions(runs: Collection) -> list[str]:
     for members in runs.rows.values():
         for reached in (reached for run in members for reached in run.reached):
             for report in reached.probes.values():
-                found |= dict.fromkeys(f"{reached.setting.name}{line}" for line in warnings("", report))
-                if not report.get("held_aside_subjects", True):
-                    line = "no training subject could be held aside, so that the number is of the last epoch"
-                    found |= {f"{reached.setting.name}: {line}": None}
+                own = chosen_epoch("", report)  # a run's own number: the table of every run has it
+                found |= dict.fromkeys(f"{reached.setting.name}{line}" for line in warnings("", report) if line not in own)
+                if report.get("not_held_aside"):
+                    line = "no training subjects could be held aside, so that the numbers are of the last epoch"
+                    found |= {f"{reached.setting.name}: {line} ({report['not_held_aside']})": None}
+            if (reached.weights, reached.rule) != ("paper", "softmax"):
+                found |= {f"{reached.setting.name}: streams were fused by {reached.weights} weights, rule {reached.rule}": None}
     return [*found, *runs.twice()]
 
 

@@ -73,6 +73,8 @@ class Reached:
     probes: Mapping[str, Mapping[str, Any]]  # stream -> STREAM.json
     fused: Mapping[str, Any]  # subset -> {"top1", "intervals"}; {} = not fused
     answers: Mapping[str, Right]  # "J", "B", "M" and, where fused, the widest subset
+    weights: str = "paper"  # of the fusion: paper, held-aside or given
+    rule: str = "softmax"  # or logits
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Run:
     path: Path
     configs: Mapping[str, Mapping[str, Any]]  # finished stream -> config.json
     reached: Sequence[Reached] = ()
-    semi: Sequence[Mapping[str, Any]] = ()  # semi/SETTING/STREAM.json
-    finetuned: Sequence[Mapping[str, Any]] = ()  # finetune/TRIAL/STREAM/result.json, with "trial"
+    semi: Sequence[Mapping[str, Any]] = ()  # semi/SETTING/STREAM.json, with "data", the packed set's folder
+    finetuned: Sequence[Mapping[str, Any]] = ()  # finetune/TRIAL/STREAM/result.json, with "trial" and "data"
     lines: Sequence[str] = field(default=())  # what is not finished, not probed, or cannot be read
 
     @property
@@ -166,9 +168,11 @@ def read(path: Path) -> Run:
     probed = {stream for one in reached for stream in one.probes}
     missing = [stream for stream in configs if stream not in probed]
     lines += [f"{path.name} {', '.join(missing)}: pretrained, not probed: python launch/probe.py --run {path}"] if missing else []
-    semi = [{**read_json(file), "setting": file.parent.name} for file in sorted((path / "semi").glob("*/*.json"))]
+    classified = [(file.parent.name, read_json(file)) for file in sorted((path / "semi").glob("*/*.json")) if file.stem in STREAMS]
+    semi = [{**found, "data": _data_name(found, name, configs, path)} for name, found in classified]
     trials = [(file, read_json(file)) for file in sorted((path / "finetune").glob("*/*/result.json"))]
-    finetuned = [{**found, "trial": file.parents[1].name} for file, found in trials if found.get("status") == "finished"]
+    finished = [(file.parents[1].name, found) for file, found in trials if found.get("status") == "finished"]
+    finetuned = [{**found, "trial": name, "data": _data_name(found, name, configs, path)} for name, found in finished]
     return Run(path, configs, reached, semi, finetuned, lines)
 
 
@@ -196,7 +200,7 @@ def _reached(
     first = next(iter(reports.values()))
     setting = Setting(
         benchmark=first["benchmark"],
-        data=_data_name(first, configs, path),
+        data=_data_name(first, folder.name, configs, path),
         protocol=first["protocol"],
         schedule=first.get("schedule", "official"),
         transfer=str(first.get("transfer") or ""),
@@ -204,6 +208,7 @@ def _reached(
         task=_task(first, scores),
     )
     fused: Mapping[str, Any] = {}
+    document: Mapping[str, Any] = {}
     answers: dict[str, Right] = {}
     if scores:
         scores = joined(scores)
@@ -216,7 +221,8 @@ def _reached(
         else:
             fused = document["subsets"]
             answers |= _fused(document, scores)
-    return Reached(setting, reports, fused, answers), lines
+    how = (str(document.get("weights_from", "paper")), str(document.get("rule", "softmax")))
+    return Reached(setting, reports, fused, answers, *how), lines
 
 
 def _fused(document: Mapping[str, Any], scores: Mapping[str, Scores]) -> dict[str, Right]:
@@ -232,11 +238,13 @@ def _fused(document: Mapping[str, Any], scores: Mapping[str, Scores]) -> dict[st
     return {widest: Right(probes.hits(together, first.labels), first.subjects)}
 
 
-def _data_name(report: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], path: Path) -> str:
-    """The folder of the packed set that was probed."""
-    own = next((config for config in configs.values() if config["facts"]["content_id"] == report["content_id"]), None)
+def _data_name(report: Mapping[str, Any], setting: str, configs: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+    """The folder of the packed set that was probed: the run's own, or the one that a transfer's folder (jobs/settings.py) names."""
     if report.get("data"):
         return Path(str(report["data"])).name
+    if setting.startswith("transfer-"):
+        return setting.removeprefix("transfer-").removesuffix("-paper").removesuffix(f"-{report['protocol']}")
+    own = next((config for config in configs.values() if config["facts"]["content_id"] == report["content_id"]), None)
     return Path(own["job"]["data"]).name if own is not None else path.name
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.codec import decode, encode
+from jobs.replay import probe_reports
 from jobs.run_folder import read_json, write_json
 from jobs.settings import semi_setting, setting
 from shards.errors import InputError
@@ -171,7 +172,7 @@ def _reported(job: Description, part: str) -> bool:
     if not (out / "report.json").is_file():
         return False
     probes: dict[str, str] = read_json(out / "report.json")["probes"]
-    return probes == {str(path): read_json(path)["encoder_sha256"] for run in job["runs"] for path in Path(run).glob("probe/*/*.json")}
+    return probes == {str(path): read_json(path)["encoder_sha256"] for run in job["runs"] for path in probe_reports(Path(run))}
 
 
 def _run_of(job: Description) -> Path:
