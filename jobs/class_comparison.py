@@ -47,12 +47,12 @@ class Comparison:
         better, worse = (sum(row.beyond and sign * row.difference > 0 for row in self.rows) for sign in (1, -1))
         low, high = self.whole.interval
         told = "beyond" if self.whole.beyond else "within"
-        by_chance = 0.05 * len(self.rows)
+        chance = 0.05 * len(self.rows)
         return [
             f"{self.first} {self.whole.first:.1f}, {self.second} {self.whole.second:.1f}: "
             f"difference {self.whole.difference:+.1f}, {told} the interval [{low:+.1f}, {high:+.1f}] over {self.whole.over}",
             f"{self.first} is better in {better} classes and worse in {worse} of {len(self.rows)} beyond the class's own interval; "
-            f"about {by_chance:.0f} of {len(self.rows)} would be by chance alone",
+            f"by chance alone it would be {'about ' + format(chance, '.0f') if chance >= 1 else 'one at most'}",
         ]
 
 

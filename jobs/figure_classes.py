@@ -1,6 +1,7 @@
 """Figures of single classes: two results class by class (AC-SAR figure 4), their confusions side by side (figure 7), confusable pairs."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ FRAMES = 6  # cells that are framed in the confusion matrices
 def class_bars(comparison: Comparison) -> Figure:
     """Accuracy of two results by class, and the difference with its interval; classes sorted by difference."""
     rows = comparison.ranked()[::-1]
-    tall = max(2.6, 1.6 + (0.3 if len(rows) <= NAMED else 0.17) * len(rows))
+    tall = max(3.4, 2.0 + (0.3 if len(rows) <= NAMED else 0.17) * len(rows))
     size = 8.5 if len(rows) <= NAMED else 7
     figure = Figure(figsize=(11, tall), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
@@ -41,8 +42,10 @@ def class_bars(comparison: Comparison) -> Figure:
     right.errorbar(values, y, xerr=whiskers, fmt="none", ecolor="#444444", elinewidth=0.8, capsize=1.6)
     right.axvline(0, color="#222222", linewidth=0.8)
     dress(left, "accuracy, % of the class's test clips (in brackets: how many)", "", "")
-    dress(right, f"{comparison.first} minus {comparison.second}, points (faint: interval holds zero)", "", "")
-    figure.suptitle("\n".join(comparison.sentences()), fontsize=10, x=0.01, ha="left")
+    names = (comparison.first, comparison.second)
+    minus = " minus ".join(names if max(map(len, names)) <= 20 else ("the first", "the second"))
+    dress(right, f"{minus}, points (faint: interval holds zero)", "", "")
+    _headline(figure, comparison.sentences())
     for axis in (left, right):
         axis.grid(axis="y", visible=False)
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -72,7 +75,8 @@ def confusion_pair(first: Scores, second: Scores, titles: tuple[str, str]) -> Fi
             _frame(axis, number, row, column, count)
         right = 100 * float((scores.scores.argmax(1) == scores.labels).double().mean())
         dress(axis, "predicted class", "true class" if axis is axes[0] else "", "")
-        axis.set_title(f"{title}: {right:.1f} % of {len(scores.keys)} test clips right", fontsize=11, loc="left", pad=13)
+        told = wrap(f"{title}: {right:.1f} % of {len(scores.keys)} test clips right", int(10 * side))
+        axis.set_title("\n".join(told), fontsize=11, loc="left", pad=13)
         axis.grid(False)
         axis.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, label="% of the true class's clips", ticks=[0, 1, 5, 10, 25, 50, 75, 100])
@@ -82,7 +86,7 @@ def confusion_pair(first: Scores, second: Scores, titles: tuple[str, str]) -> Fi
         for number, (row, column) in enumerate(changed, 1)
     ]
     heading = "Framed, what changed most from left to right:" if lines else "The two do not differ."
-    figure.suptitle("\n".join([heading, *lines]), fontsize=10, x=0.01, ha="left")
+    _headline(figure, [heading, *lines])
     return figure
 
 
@@ -111,8 +115,10 @@ def confusable_pairs(scores: Scores, title: str, against: Scores | None = None, 
     axis.set_ylim(-0.7, max(len(found), 1) - 0.3)
     wrong = int((scores.scores.argmax(1) != scores.labels).sum())
     shown = sum(pair.there + pair.back for pair in found)
-    share = f"{len(found)} pairs hold {100 * shown / wrong:.0f} % of its {wrong} mistakes" if wrong else "no mistake"
-    dress(axis, "% of both classes' test clips taken for the other class", "", f"{title}: {share}")
+    held = "1 pair holds" if len(found) == 1 else f"{len(found)} pairs hold"
+    share = f"{held} {100 * shown / wrong:.0f} % of its {wrong} mistakes" if wrong else "no mistake"
+    dress(axis, "% of both classes' test clips taken for the other class", "", "")
+    _headline(figure, [f"{title}: {share}"])
     axis.grid(axis="y", visible=False)
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     axis.tick_params(axis="y", length=0)
@@ -120,6 +126,12 @@ def confusable_pairs(scores: Scores, title: str, against: Scores | None = None, 
     if found:
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     return figure
+
+
+def _headline(figure: Figure, lines: Sequence[str]) -> None:
+    """What the figure shows, in words above it, wrapped at its width (names of runs are long)."""
+    wide = int(13 * figure.get_figwidth())  # characters of this size
+    figure.suptitle("\n".join(part for line in lines for part in wrap(line, wide)), fontsize=10, x=0.01, ha="left")
 
 
 def _colour(row: ClassRow) -> str:

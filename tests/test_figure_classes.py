@@ -68,8 +68,8 @@ def test_an_interval_is_paired_and_over_subjects() -> None:
 def test_sentences_say_how_many_classes_chance_would_give() -> None:
     first, second = many(60)
     whole, classes = compare(first, second, ("with", "without")).sentences()
-    assert (
-        whole.startswith("with 80.0, without 80.0: difference +0.0, within the interval") and "about 3 of 60 would be by chance" in classes
+    assert whole.startswith("with 80.0, without 80.0: difference +0.0, within the interval") and classes.endswith(
+        "of 60 beyond the class's own interval; by chance alone it would be about 3"
     )
 
 
@@ -111,12 +111,13 @@ def test_matrices_side_by_side_frame_what_changed() -> None:
 
 
 def test_confusable_pairs_show_the_other_result_beside() -> None:
-    [axis] = confusable_pairs(FIRST, "with modulation", SECOND, "without modulation").axes
+    figure = confusable_pairs(FIRST, "with modulation", SECOND, "without modulation")
+    [axis] = figure.axes
     assert [bar.get_width() for bar in axis.patches] == [12.5, 25.0] and axis.get_lines()[0].get_xdata() == [50.0]
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["walk ↔ run"]
-    assert "with modulation: 1 pairs hold 100 % of its 3 mistakes" in axis.get_title(loc="left")
+    assert "with modulation: 1 pair holds 100 % of its 3 mistakes" in words(figure)
     perfect = answers(LABELS, LABELS, ("walk", "run", "sit"))
-    assert "no mistake" in confusable_pairs(perfect, "joint").axes[0].get_title(loc="left")
+    assert "no mistake" in words(confusable_pairs(perfect, "joint"))
 
 
 def test_all_names_of_60_classes_are_there(tmp_path: Path) -> None:
