@@ -60,7 +60,7 @@ def load(path: Path) -> Classifier:
             state = {name: file.get_tensor(name) for name in ("weight", "bias")}
         classes = tuple(map(str, json.loads(facts.pop("classes"))))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; probe that stream first: python launch/probe.py --run {path.parents[2]}") from None
+        raise InputError(f"{path} does not exist; probe or fine-tune that stream first") from None
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is no classifier ({error}); delete it and probe again") from None
     classifier = Classifier(state["weight"], state["bias"], classes, facts)

@@ -1,5 +1,6 @@
 """Write one stream's network, encoder and classifier, as TorchScript or ONNX, checked against the network that it was made from."""
 
+import importlib.util
 import json
 import os
 import warnings
@@ -72,6 +73,8 @@ class Export:
 
         Raises InputError for a run that cannot name actions and where no clips are to be had, RuntimeError where outputs differ; then
         there is no file."""
+        if self.format == "onnx" and not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
+            raise InputError("--format onnx needs the packages onnx and onnxruntime: pip install -c constraints.txt -e '.[export]'")
         run = find_run(self.run, self.runs)
         (one,) = recogniser.load(run, self.setting, self.trial, (self.stream,))
         one.method.cpu()
@@ -81,6 +84,7 @@ class Export:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
+                beside.touch()  # torch has no error of its own for a folder that cannot be written
                 write(beside, self.format, one)
                 difference, scale = compared(one, READERS[self.format](beside), joints)
                 if not difference <= TOLERANCE * scale:

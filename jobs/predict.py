@@ -19,6 +19,7 @@ from jobs.targets import find_run
 from shards.class_names import named
 from shards.errors import InputError
 from shards.normalise import F32
+from shards.samples import FRAMES_MAX
 from shards.unlabelled import Unlabelled, clips_in, files_at
 
 Say = Callable[[str], None]
@@ -62,7 +63,8 @@ class Predict:
     def __call__(
         self, inputs: Sequence[Path], say: Say = lambda line: None, progress: Progress = lambda done, total: None
     ) -> dict[str, Any]:
-        """{"run", "streams", "setting", "classes", "clips": predictions, "failed": [{"input", "reason"}]}.
+        """{"run", "streams", "setting", "classes", "clips": predictions, "cut": files and clips that are longer than what is looked at,
+        "failed": [{"input", "reason"}]}. Probabilities are the classifiers' own and nobody has calibrated them.
 
         inputs: .skeleton files, exchange .npz files (their labels are not looked at), folders of both. What cannot be read is told to
         `say`, one line each, and the rest goes on; `progress` hears of clips done and clips in all.
@@ -75,6 +77,7 @@ class Predict:
         networks = recogniser.load(run, self.setting, self.trial, self.streams)
         recogniser.check_normalisation(networks[0].classifier, self.normalise)
         failed: list[dict[str, str]] = []
+        cut: list[str] = []
 
         def fail(where: str, error: InputError) -> None:
             failed.append({"input": where, "reason": str(error)})
@@ -84,8 +87,10 @@ class Predict:
         found: list[Prediction] = []
         for start in range(0, len(clips), self.batch):
             progress(start, len(clips))
-            found += self._named(networks, clips[start : start + self.batch], fail)
+            found += self._named(networks, clips[start : start + self.batch], fail, cut.append)
         progress(len(clips), len(clips))
+        if cut:
+            say(f"{len(cut)} of {len(found)} are longer than {FRAMES_MAX} frames; the first {FRAMES_MAX} count, as in training: {cut[0]}")
         if self.out is not None:
             with writing(self.out):
                 write_bytes(self.out, table(found, self.top).encode())
@@ -97,18 +102,23 @@ class Predict:
             "setting": setting,
             "classes": len(names),
             "clips": [asdict(one) for one in found],
+            "cut": cut,
             "failed": failed,
         }
 
-    def _named(self, networks: Sequence[Recogniser], clips: Sequence[Unlabelled], fail: Fail) -> list[Prediction]:
+    def _named(self, networks: Sequence[Recogniser], clips: Sequence[Unlabelled], fail: Fail, long: Say) -> list[Prediction]:
         """The predictions of those clips that can be read."""
         trained, read, bodies = networks[0].classifier, list[Unlabelled](), list[F32]()
         for clip in clips:
             try:
-                bodies.append(recogniser.prepared(clip.read(), trained, clip.where, self.normalise))
-                read.append(clip)
+                raw = clip.read()
+                bodies.append(recogniser.prepared(raw, trained, clip.where, self.normalise))
             except InputError as error:
                 fail(clip.where, error)
+                continue
+            read.append(clip)
+            if raw.cut:
+                long(clip.where)
         if not read:
             return []
         shares = probabilities(networks, bodies)

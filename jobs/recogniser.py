@@ -53,6 +53,8 @@ def load(run: Path, setting: str = "", trial: str = "", streams: Sequence[str] =
     place = _trial(run, trial) if trial else _setting(run, setting)
     found = [name for name in STREAMS if (name in streams if streams else place(name)[0].is_file())]
     networks = [_network(name, *place(name)) for name in found]
+    if not networks and trial:
+        raise InputError(f"no stream of {run / 'finetune' / trial} has finished; give its finetune command again")
     if not networks:
         raise InputError(f"{run} has no classifier; probe it first: python launch/probe.py --run {run}")
     first = networks[0]

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 def show(result: dict[str, Any]) -> None:
     """A table: each clip's most probable classes, with their probabilities."""
     streams = " + ".join(result["streams"])
-    told = f"{streams}, probe {result['setting']}; probabilities among {result['classes']} classes"
+    told = f"{streams}, probe {result['setting']}; shares among {result['classes']} classes, not calibrated"
     table = Table(title=result["run"], caption=told, title_justify="left", caption_justify="left")
     table.add_column("clip", overflow="fold")
     table.add_column("class", overflow="fold")

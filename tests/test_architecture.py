@@ -23,6 +23,8 @@ DOORS = {
     "ultralytics": ("jobs/caption",),
     "transformers": ("jobs/caption",),
     "open_clip": ("jobs/encode_text.py",),
+    "onnx": ("jobs/export.py",),
+    "onnxruntime": ("jobs/export.py",),
     "av": ("jobs/caption", "shards/render.py"),
     "matplotlib": ("jobs/figure",),
     "sklearn": ("jobs/",),

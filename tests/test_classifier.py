@@ -34,7 +34,7 @@ def test_what_is_no_classifier_is_one_line(tmp_path: Path, content: bytes | None
     path.parent.mkdir(parents=True)
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"joint\.classifier\.safetensors .*(probe that stream first|probe again)") as told:
+    with pytest.raises(InputError, match=r"joint\.classifier\.safetensors .*(probe or fine-tune that stream first|probe again)") as told:
         load(path)
     assert "\n" not in str(told.value)
 

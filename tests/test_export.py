@@ -76,7 +76,7 @@ def test_torchscript_says_what_the_network_says(run: Path, tmp_path: Path, capsy
         found = network(joints[:count])
         assert all(torch.allclose(a, b[:count], atol=1e-4, rtol=1e-4) for a, b in zip(found, own))
     assert_facts(json.loads(facts["acsar"]), "joint")
-    with pytest.raises(InputError, match=r"motion\.classifier\.safetensors does not exist; probe that stream first"):
+    with pytest.raises(InputError, match=r"motion\.classifier\.safetensors does not exist; probe or fine-tune that stream first"):
         command.main([*words, "--stream", "motion"])
 
 

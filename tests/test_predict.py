@@ -106,6 +106,7 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_goes_on(run: Path, tmp_pat
     folder.mkdir()
     good = skeleton_text(moving(frames=30, bodies=2))
     (folder / "good one.skeleton").write_text(good)
+    (folder / "long.skeleton").write_text(skeleton_text(moving(frames=310)))
     (folder / "cut.skeleton").write_text(good[: len(good) // 2])
     (folder / "nobody.skeleton").write_text("2\n0\n0\n")
     (folder / "empty.skeleton").write_bytes(b"")
@@ -121,16 +122,17 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_goes_on(run: Path, tmp_pat
     assert command.main(["--run", str(run), *map(str, inputs), "--json", "--out", str(out)]) == 2
     shown = capsys.readouterr()
     answer = json.loads(shown.out)
-    assert [clip["clip"] for clip in answer["clips"]] == ["good one", "first", "last"]
-    *lines, last = shown.err.splitlines()
+    assert [clip["clip"] for clip in answer["clips"]] == ["good one", "long", "first", "last"]
+    *lines, long, last = shown.err.splitlines()
     expected = ["notes.txt: neither", "bare: no .skeleton and no .npz", "missing.skeleton: no such file", "broken.npz: not a readable .npz"]
     expected += ["other.npz: no exchange file", "cut.skeleton: truncated", "nobody.skeleton: no body", "empty.skeleton: the file is empty"]
     expected += ["gone: no body", "kinect1.npz: 000000: 20 joints (ucla20), but the run was trained on 25 (ntu25)"]
-    assert len(lines) == len(expected) == len(answer["failed"]) and last == "10 could not be predicted, 3 clips were"
+    assert len(lines) == len(expected) == len(answer["failed"]) and last == "10 could not be predicted, 4 clips were"
+    assert long == f"1 of 4 are longer than 300 frames; the first 300 count, as in training: {folder / 'long.skeleton'}"
     assert all(sum(part in line for line in lines) == 1 for part in expected), lines
     assert sorted(failure["reason"] for failure in answer["failed"]) == sorted(lines)
     rows = list(csv.DictReader(out.open()))
-    assert [row["clip"] for row in rows] == ["good one", "first", "last"]
+    assert [row["clip"] for row in rows] == ["good one", "long", "first", "last"]
     assert [float(rows[0][f"probability{rank}"]) for rank in (1, 2, 3, 4)] == pytest.approx(
         [one["probability"] for one in answer["clips"][0]["top"]], abs=1e-6
     )
