@@ -267,6 +267,7 @@ class _Run(Fit):
         """Which experiment this is, for config.json, the scores and the result."""
         job, target = self.job, self.target
         return {
+            "data": str(self.packed.path.resolve()),
             "content_id": self.packed.content_id,
             "protocol": job.protocol,
             "stream": self.stream,

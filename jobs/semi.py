@@ -149,6 +149,7 @@ class _Classified:
         facts = self.target.facts
         report = {
             "stream": stream,
+            "data": str(self.frozen.packed.path.resolve()),
             "content_id": self.frozen.packed.content_id,
             "protocol": self.frozen.protocol,
             "benchmark": benchmark,

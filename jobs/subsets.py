@@ -4,6 +4,7 @@ Every stream, and every way to use the labels, gets the same ones; a smaller par
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
@@ -36,7 +37,7 @@ def subset(
     if len(chosen) < classes:
         raise InputError(
             f"a fraction of {fraction:g} labels {len(chosen)} of {len(keys)} training samples ({draw}), fewer than their {classes} "
-            f"classes; use {classes / max(1, len(keys)):.2g} or more"
+            f"classes; use {math.ceil(1000 * classes / max(1, len(keys))) / 1000:g} or more"
         )
     return sorted(keys[i] for i in chosen)
 

@@ -69,6 +69,8 @@ def finished(run: Path, stream: str) -> dict[str, Any]:
     folder = RunFolder(run / stream)
     if not folder.config.is_file():
         raise InputError(f"{run} has no stream {stream}; it has {', '.join(streams_in(run)) or 'none'}")
+    if "from_encoder_sha256" in read_json(folder.config)["facts"]:
+        raise InputError(f"{run} is a trial of fine-tuning, whose result.json is its evaluation; give the run that it began from")
     if not (folder.result.is_file() and folder.encoder.is_file()):
         raise InputError(f"{folder.path} has not finished pretraining; give its pretrain command again, or leave it out of --streams")
     return dict(read_json(folder.config))

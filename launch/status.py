@@ -125,12 +125,11 @@ def drawn(views: dict[Path, list[UnitView]], detailed: bool, rows: int = 0) -> R
 
 
 def afterwards(views: dict[Path, list[UnitView]]) -> list[str]:
-    """What to type once all streams of a comparison are finished."""
-    return [
-        f"next: python launch/probe.py --run {run}"
-        for run, found in views.items()
-        if found and all(view.state == "finished" for view in found) and not (run / "probe").is_dir()
-    ]
+    """What to type once all streams of a comparison, or of a trial of fine-tuning, are finished."""
+    done = [run for run, found in views.items() if found and all(view.state == "finished" for view in found)]
+    tuned = [run for run in done if run.parent.name == "finetune"]
+    fuse = [f"next: python launch/fuse.py --run {run.parents[1]} --finetune {run.name}" for run in tuned if len(views[run]) > 1]
+    return fuse + [f"next: python launch/probe.py --run {run}" for run in done if run not in tuned and not (run / "probe").is_dir()]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from jobs.run_folder import RunFolder, read_json
 from jobs.scores import read_scores
 from jobs.subsets import subset
 from launch import finetune as command
+from launch import retry, status
 from shards import protocols
 from shards.errors import InputError
 from shards.stream import PackedSet
@@ -88,6 +89,9 @@ def test_the_same_command_finds_it_finished(tuned: tuple[dict[str, Any], RunFold
         replace(job, lr=0.1)("joint")
     with pytest.raises(InputError, match="another configuration"):
         describe(replace(job, fraction=0.5))
+    describe(job)
+    continues = retry.continues(job.folder)
+    assert continues.startswith(f"python launch/finetune.py --run {run} ") and "--name all" in continues and "--lr 0.05" in continues
 
 
 def test_stopped_and_resumed_is_bit_equal(tuned: tuple[dict[str, Any], RunFolder], run: Path) -> None:
@@ -200,6 +204,14 @@ def test_a_run_that_never_finished_is_refused(packed: PackedSet, tmp_path: Path)
     (run / "joint" / "result.json").unlink()
     with pytest.raises(InputError, match="has not finished pretraining"):
         Finetune(run)("joint")
+
+
+def test_a_trial_is_no_run_to_begin_from(tuned: tuple[dict[str, Any], RunFolder]) -> None:
+    with pytest.raises(InputError, match="is a trial of fine-tuning"):
+        Finetune(tuned[1].path.parent)("joint")
+    seen = status.look_closely([tuned[1].path.parent])
+    assert [(view.key, view.state) for views in seen.values() for view in views] == [("joint", "finished")]
+    assert status.afterwards(seen) == []  # one stream: nothing to fuse
 
 
 def test_a_dry_run_says_the_arithmetic(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
