@@ -52,7 +52,7 @@ class Comparison:
             f"{self.first} {self.whole.first:.1f}, {self.second} {self.whole.second:.1f}: "
             f"difference {self.whole.difference:+.1f}, {told} the interval [{low:+.1f}, {high:+.1f}] over {self.whole.over}",
             f"{self.first} is better in {better} classes and worse in {worse} of {len(self.rows)} beyond the class's own interval; "
-            f"by chance alone it would be {'about ' + format(chance, '.0f') if chance >= 1 else 'one at most'}",
+            f"by chance alone there would be {f'about {chance:.0f}' if chance >= 1 else 'one at most'}",
         ]
 
 

@@ -63,7 +63,7 @@ class Fuse:
         if comparison is None:
             return report
         told = {**dataclasses.asdict(comparison), "sentences": comparison.sentences()}
-        facts = {name: report[name] for name in ("protocol", "content_id", "rule", "weights_from")}
+        facts = {name: report[name] for name in ("setting", "protocol", "content_id", "rule", "weights_from")}
         names = "-".join(name.replace("/", "_") for name in (comparison.first, comparison.second))
         write_json(run / "fuse" / "classes" / f"{own.name}.{names}.json", {**facts, **told})
         return {**report, "comparison": told}
@@ -97,6 +97,7 @@ class Fuse:
             "weights_from": self.weights if self.weights in ("paper", "held-aside") else "given",
             "chosen_on": _people(own.aside) if own.aside is not None else "",
             "rule": self.rule,
+            "setting": own.name,
             "protocol": first.facts["protocol"],
             "content_id": first.facts["content_id"],
             "transductive": _transductive(run, own),

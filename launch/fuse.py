@@ -69,6 +69,7 @@ def main(argv: list[str]) -> int:
 def fusions(report: Mapping[str, Any]) -> Table:
     """Every subset of the streams: the paper's table 3."""
     equal = any("over_equal" in row for row in report["subsets"].values())
+    gains = len(report["streams"]) > 1
     rows = []
     for subset, found in report["subsets"].items():
         weights = " ".join(f"{weight:.2g}" for weight in report["weights"][subset])
@@ -80,11 +81,11 @@ def fusions(report: Mapping[str, Any]) -> Table:
     chosen = {"paper": "0.5 each", "given": "as given", "held-aside": f"best on {report['chosen_on']}"}[report["weights_from"]]
     notes = [
         f"Added: {added} x weight; weights: {chosen}.",
-        f"Gain over the best single stream in it, by the test clips; intervals over {report['interval_over']}, paired.",
+        f"Intervals over {report['interval_over']}" + ("; gains over the best single stream by the test clips, paired." if gains else "."),
         *(["Transductive: the encoders may have seen test clips."] if report["transductive"] else []),
     ]
     columns = ["top-1 %", "top-5 %", "weights", "gain over", *(["over 0.5 each"] if equal else [])]
-    return Table(f"Fused streams, {report['protocol']}, {report['n']} test clips", columns, rows, notes, head="streams")
+    return Table(f"Fused streams, {report['setting']}, {report['n']} test clips", columns, rows, notes, head="streams")
 
 
 def classes(comparison: Mapping[str, Any]) -> Table:

@@ -69,7 +69,7 @@ def test_sentences_say_how_many_classes_chance_would_give() -> None:
     first, second = many(60)
     whole, classes = compare(first, second, ("with", "without")).sentences()
     assert whole.startswith("with 80.0, without 80.0: difference +0.0, within the interval") and classes.endswith(
-        "of 60 beyond the class's own interval; by chance alone it would be about 3"
+        "of 60 beyond the class's own interval; by chance alone there would be about 3"
     )
 
 
