@@ -27,7 +27,13 @@ PLACES = (
     *("workers", "allow_label_text", "allow_large_queue"),
     *("host", "pid", "threads", "cpus", "platform", "devices"),
 )
-BESIDE = re.compile(r"(random_|raw_)?(linear|knn1)(_low|_high)?|top5")  # what of a probe stands beside its stream's curves
+BESIDE = re.compile(
+    r"(random_|raw_)?(linear|knn1)(_low|_high)?|linear_last|linear_best_on_test|top5"
+)  # what of a probe stands beside its stream's curves
+PICTURES = {".png", ".gif", ".mp4"}
+# lists and settings of a report, which are no results
+NO_METRIC = {"weights", "held_aside_subjects", "asked", "seed", "pretrain_seed"}
+VERSION = 2  # of what a stream is told to be: another one is told once more
 TABLE = ("linear", "knn1", "random_linear", "random_knn1", "raw_linear", "raw_knn1")
 
 Marks = Mapping[str, str]
@@ -55,11 +61,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """One line of the tracker: a stream, a probe, or (key "") the comparison they belong to."""
+    """One line of the tracker: a stream, a probe, a fine-tuning, or (key "") the comparison they belong to."""
 
     key: str
     title: str
-    kind: Literal["comparison", "stream", "probe"]
+    kind: Literal["comparison", "stream", "probe", "finetune"]
     status: str
     began: int  # milliseconds
     ended: int | None = None
@@ -136,8 +142,9 @@ def state(comparison: Path, stream: str) -> str:
         *sorted(folder.journal(0).parent.glob("*.jsonl")),
         *sorted(folder.attempts.glob("*.json")),
     ]
-    files += sorted((comparison / "probe").glob(f"*/{stream}.json"))
-    seen = [(path.name, stat.st_size, stat.st_mtime_ns) for path in files if path.is_file() for stat in [path.stat()]]
+    files += [*sorted((comparison / "probe").glob(f"*/{stream}.json")), *sorted((comparison / "semi").glob(f"*/{stream}.json"))]
+    seen: list[object] = [VERSION]
+    seen += [(path.name, stat.st_size, stat.st_mtime_ns) for path in files if path.is_file() for stat in [path.stat()]]
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
@@ -188,6 +195,8 @@ def stream_part(comparison: Path, stream: str, marks: Marks, witness: Witness = 
         for entry in _document(path, f"probe/{path.parent.name}", marks, prefix):
             kept = tuple(point for point in entry.points if BESIDE.fullmatch(point.key.removeprefix(prefix)))
             entries.append(dataclasses.replace(entry, points=kept))
+    for path in sorted((comparison / "semi").glob(f"*/{stream}.json")):
+        entries += _semi_entries(path, marks, _prefix(path.parent.name, params))
     return Part(
         key=stream,
         title=f"{stream} {comparison.name}",
@@ -199,6 +208,30 @@ def stream_part(comparison: Path, stream: str, marks: Marks, witness: Witness = 
         tags={**tags, "stream": stream},
         entries=tuple(entries),
         artifacts={path.name: path for path in (folder.config, folder.result) if path.is_file()},
+    )
+
+
+def trials(comparison: Path) -> list[str]:
+    """Fine-tunings of a comparison that have begun: finetune/TRIAL/STREAM."""
+    found = sorted((comparison / "finetune").glob("*/*/config.json"))
+    return [path.parent.relative_to(comparison).as_posix() for path in found if path.parent.name in STREAMS]
+
+
+def trial_part(comparison: Path, key: str, marks: Marks, witness: Witness = this_host) -> Part:
+    """RUNS/NAME/finetune/TRIAL/STREAM: a course as a stream's, what it came to, and the comparison's parameters that it shares."""
+    _, trial, stream = key.split("/")
+    path = comparison / key
+    part = stream_part(comparison, key, marks, witness)
+    pretrained = comparison / stream / "config.json"
+    params, tags = _facts(read_json(pretrained)) if pretrained.is_file() else ({}, {})
+    entries = _tuned_entries(path / "result.json", marks) if (path / "result.json").is_file() else []
+    return dataclasses.replace(
+        part,
+        title=f"{stream} finetune {trial} {comparison.name}",
+        kind="finetune",
+        params={**params, **part.params, "stream": stream, "trial": trial},
+        tags={**tags, **part.tags, "stream": stream, "trial": trial},
+        entries=(*part.entries, *entries),
     )
 
 
@@ -215,8 +248,9 @@ def probe_parts(comparison: Path, marks: Mapping[str, Marks]) -> list[Part]:
         key = f"probe/{protocol}/{stream}"
         config = comparison / stream / "config.json"
         params, tags = _facts(read_json(config)) if config.is_file() else ({}, {})
-        trained = params.get("protocol", protocol)
-        words = {name: value for name, value in read_json(path).items() if isinstance(value, str | bool)}
+        document = read_json(path)
+        words = {name: value for name, value in document.items() if isinstance(value, str | bool)}
+        said = {name: str(words[name]) for name in ("protocol", "schedule", "transfer") if words.get(name)}
         parts.append(
             Part(
                 key=key,
@@ -225,11 +259,11 @@ def probe_parts(comparison: Path, marks: Mapping[str, Marks]) -> list[Part]:
                 status=FINISHED,
                 began=_mtime(path),
                 ended=_mtime(path),
-                params={**params, "stream": stream, "protocol": protocol},
+                params={**params, "stream": stream, "protocol": protocol, **said, "setting": protocol},
                 tags={
                     **tags,
                     "stream": stream,
-                    **({"transductive": "true"} if trained != protocol else {}),
+                    **({"transductive": "true"} if document.get("transductive", params.get("protocol", protocol) != protocol) else {}),
                     **{f"probe.{_key(name)}": str(value) for name, value in words.items()},
                 },
                 entries=tuple(_document(path, key, marks.get(key, {}), "")),
@@ -256,7 +290,7 @@ def comparison_part(comparison: Path, children: Sequence[Part | Course], marks: 
         for entry in _document(path, source, marks, _prefix(protocol, shared)):
             kept = [Point(f"{p.key}_{stream}", p.value, p.time, p.step) for p in entry.points if p.key.rpartition("/")[2] in TABLE]
             entries.append(Entry(source, entry.mark, tuple(kept)))
-    for path in sorted((comparison / "fuse").glob("*.json")):
+    for path in fusions(comparison):
         entries += _document(path, f"fuse/{path.stem}", marks, _prefix(path.stem, shared) + "fused_")
     ends = [child.ended or child.began for child in children]
     known = {child.status for child in children}
@@ -275,6 +309,16 @@ def comparison_part(comparison: Path, children: Sequence[Part | Course], marks: 
         entries=tuple(entries),
         artifacts={str(path.relative_to(comparison)): path for path in _figures(comparison / "figures")},
     )
+
+
+def fusions(comparison: Path) -> list[Path]:
+    """RUNS/NAME/fuse/SETTING.json, sorted; the job's description beside them is none."""
+    return sorted(path for path in (comparison / "fuse").glob("*.json") if path.stem != "job")
+
+
+def _pictures(comparison: Path) -> list[Path]:
+    """All that was drawn or filmed."""
+    return sorted(path for path in (comparison / "figures").rglob("*") if path.suffix in PICTURES and not path.name.startswith("."))
 
 
 def numbers(document: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -375,10 +419,35 @@ def _document(path: Path, source: str, marks: Marks, prefix: str) -> list[Entry]
     if marks.get(source) == mark:
         return []
     stamp = _mtime(path)
-    found = numbers(read_json(path))
+    found = numbers({name: value for name, value in read_json(path).items() if name not in NO_METRIC})
     # what a comparison is about comes first: trackers show the first metric by default
     ordered = {key: found[key] for key in (*TABLE, *sorted(found)) if key in found}
     return [Entry(source, mark, tuple(Point(prefix + key, value, stamp, 0) for key, value in ordered.items()))]
+
+
+def _semi_entries(path: Path, marks: Marks, prefix: str) -> list[Entry]:
+    """Semi-supervised numbers of a stream: semi_1, semi_5, ... (percent of the labels), with interval, and the random encoder's."""
+    source, mark, stamp = f"semi/{path.parent.name}", hashlib.sha256(path.read_bytes()).hexdigest()[:16], _mtime(path)
+    if marks.get(source) == mark:
+        return []
+    points = []
+    for row in read_json(path)["rows"]:
+        share = f"{100 * row['fraction']:g}"
+        name = f"{prefix}semi_{share}"
+        found = {name: row["mean"], f"{name}_low": row["interval"][0], f"{name}_high": row["interval"][1]}
+        found |= {f"{name}_{kind}": row[f"{kind}_mean"] for kind in ("random", "raw") if row.get(f"{kind}_mean") is not None}
+        points += [Point(key, float(value), stamp, 0) for key, value in found.items()]
+    return [Entry(source, mark, tuple(points))]
+
+
+def _tuned_entries(path: Path, marks: Marks) -> list[Entry]:
+    """What a fine-tuning came to."""
+    mark, stamp, result = hashlib.sha256(path.read_bytes()).hexdigest()[:16], _mtime(path), read_json(path)
+    if marks.get("result") == mark:
+        return []
+    found = {name: result[name] for name in ("top1", "top5", "best_on_test", "labelled", "fraction") if result.get(name) is not None}
+    found |= dict(zip(("top1_low", "top1_high"), result.get("interval") or ()))
+    return [Entry("result", mark, tuple(Point(name, float(value), stamp, 0) for name, value in found.items()))]
 
 
 def _prefix(protocol: str, params: Mapping[str, str]) -> str:
@@ -401,7 +470,13 @@ def _facts(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
             params[name] = value
     method = job.get("method")
     if isinstance(method, Mapping):
-        params["method"] = "acsar" if "tau_cross" in method else "scdnet"
+        text = "tau_cross" in method
+        params["method"] = "acsar" if text else "scdnet"
+        # axes that every run has: a chart of parallel coordinates leaves out runs without one
+        params["interaction"] = str(method.get("interaction", "none")) if text else "no text"
+        params["caption_source"] = str(facts.get("provenance") or "unknown") if text else "no text"
+    if "data" in job:
+        params["data_set"] = Path(str(job["data"])).name
     for name in ("content_id", "commit"):
         if name in params:
             tags[name] = params[name]
@@ -441,7 +516,7 @@ def _note(comparison: Path) -> str:
     for protocol, found_rows in rows.items():
         lines += [f"**{protocol}** (percent)", "", "| " + " | ".join(["stream", *TABLE]) + " |", "|" + " --- |" * (len(TABLE) + 1)]
         lines += [*found_rows, ""]
-    for path in sorted((comparison / "fuse").glob("*.json")):
+    for path in fusions(comparison):
         found = numbers(read_json(path))
         words = [f"top-{k} {found[f'top{k}']:.1f}" for k in (1, 5) if f"top{k}" in found]
         lines.append(f"Fused, {path.stem}: {', '.join(words)}")

@@ -33,6 +33,7 @@ from shards.manifest import sha256_of
 EXPERIMENT = "acsar"
 BLOCK = 900  # metric points in one request; MLflow takes 1000
 PARAMS = 90  # parameters or tags in one request; MLflow takes 100
+EVERYTHING = "comparisons"  # key of the charts page of all comparisons
 MARKS = "acsar.marks"  # tag: what was forwarded, written in the same request as the points
 FOLDER = "acsar.folder"  # tag: the comparison's identity, from RUNS/NAME/tracking.json
 PART = "acsar.part"
@@ -59,6 +60,7 @@ class Comparison:
     probes: dict[str, str]  # PROTOCOL/STREAM -> run id
     view: str  # key of its charts page
     running: bool  # some stream still runs
+    finetuned: dict[str, str] = field(default_factory=dict)  # TRIAL/STREAM -> run id
 
 
 @dataclass
@@ -73,6 +75,7 @@ class SyncReport:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
     why: str = ""  # why it goes elsewhere than into the runs folder
+    everything: str = ""  # key of the charts page of all comparisons, where there are several
 
     def line(self) -> str:
         """One line for a terminal."""
@@ -118,6 +121,7 @@ def _sync(runs: Path, where: Address, names: Sequence[str], stream: str, witness
             report.comparisons[one] = _forward(tracker, runs / one, stream, witness, report)
         except InputError as error:
             report.problems.append(str(error))
+    report.everything = tracker.view_everything(changed=bool(report.points or report.artifacts))
 
 
 def _forward(tracker: "_Tracker", folder: Path, only: str, witness: Witness, report: SyncReport) -> Comparison:
@@ -125,10 +129,10 @@ def _forward(tracker: "_Tracker", folder: Path, only: str, witness: Witness, rep
     identity = identity_of(folder)
     known = tracker.known(identity, folder.name)
     marks = {part: _marks(run) for part, run in known.items()}
-    streams = replay.streams(folder)
+    streams, trials = replay.streams(folder), replay.trials(folder)
     news: list[Part] = []
     others: dict[str, Course] = {}
-    for stream in streams:
+    for stream in [*streams, *trials]:
         state = replay.state(folder, stream)
         run = known.get(stream)
         if only not in ("", stream):
@@ -136,7 +140,8 @@ def _forward(tracker: "_Tracker", folder: Path, only: str, witness: Witness, rep
         elif run is not None and run.data.tags.get(STATE) == state and run.info.status == replay.FINISHED:
             others[stream] = Course(run.info.status, run.info.start_time, run.info.end_time)
         else:
-            part = replay.stream_part(folder, stream, marks.get(stream, {}), witness)
+            tell = replay.trial_part if stream in trials else replay.stream_part
+            part = tell(folder, stream, marks.get(stream, {}), witness)
             news.append(dataclasses.replace(part, tags={**part.tags, STATE: state}))
     probes = [] if only else replay.probe_parts(folder, marks)
     children: list[Part | Course] = [*news, *others.values()]
@@ -152,7 +157,7 @@ def _forward(tracker: "_Tracker", folder: Path, only: str, witness: Witness, rep
         if now.status != whole.status:
             tracker.settle(parent.info.run_id, now)
     metrics = {stream: set(known[stream].data.metrics) if stream in known else set() for stream in streams}
-    for part in news:
+    for part in (part for part in news if part.key in metrics):
         metrics[part.key] |= {point.key for entry in part.entries for point in entry.points}
     begun = [keys for keys in metrics.values() if keys]
     if begun:
@@ -164,6 +169,7 @@ def _forward(tracker: "_Tracker", folder: Path, only: str, witness: Witness, rep
         probes={part.key.removeprefix("probe/"): known[part.key].info.run_id for part in probes},
         view=identity,
         running=whole.ended is None,
+        finetuned={trial.removeprefix("finetune/"): known[trial].info.run_id for trial in trials if trial in known},
     )
 
 
@@ -245,9 +251,25 @@ class _Tracker:
         if self.tags.get(key) != state:
             self.client.set_experiment_tag(self.experiment, key, state)
 
+    def view_everything(self, changed: bool) -> str:
+        """The charts page of all comparisons, streams and fusions, when there are several; its key, or "". Looks again after news only."""
+        if not changed and f"mlflow.sharedViewState.{EVERYTHING}" in self.tags:
+            return EVERYTHING
+        runs = self.client.search_runs([self.experiment], "tags.kind != 'probe'", max_results=1000)
+        if len({run.data.tags.get("comparison") for run in runs}) < 2:
+            return ""
+        found = {kind: [run for run in runs if run.data.tags.get("kind") == kind] for kind in ("stream", "comparison")}
+        metrics = {kind: {key for run in found[kind] for key in run.data.metrics} for kind in found}
+        params = {kind: [run.data.params for run in found[kind]] for kind in found}
+        key, state = f"mlflow.sharedViewState.{EVERYTHING}", json.dumps(_all_charts(metrics, params))
+        if self.tags.get(key) != state:
+            self.client.set_experiment_tag(self.experiment, key, state)
+            self.tags[key] = state
+        return EVERYTHING
+
     def create(self, part: Part, identity: str, name: str, parent: str | None) -> Any:
         tags = {FOLDER: identity, PART: part.key, "comparison": name, "kind": part.kind, "mlflow.user": getpass.getuser()}
-        tags["mlflow.source.name"] = "probe.py" if part.kind == "probe" else "pretrain.py"
+        tags["mlflow.source.name"] = {"probe": "probe.py", "finetune": "finetune.py"}.get(part.kind, "pretrain.py")
         if part.key in COLOURS:
             tags["mlflow.runColor"] = COLOURS[part.key]
         if parent is not None:
@@ -298,25 +320,63 @@ class _Tracker:
             self.client.update_run(run_id, part.status)
 
 
+AXES = ("data_set", "protocol", "recipe", "method", "interaction", "caption_source", "seed", "stream")
+LINES = {
+    **{"type": "LINE", "xAxisKey": "step", "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "lineSmoothness": 0},
+    **{"scaleType": "linear", "xAxisScaleType": "linear", "yAxisKey": "metric", "yAxisExpressions": [], "range": {}},
+}
+
+
 def _charts(name: str, metrics: set[str]) -> dict[str, Any]:
     """What MLflow's runs page keeps when somebody shares a view of it, for the metrics that all streams have."""
-    section = "acsar"
     shown = [key for key in ("loss", "held_aside_knn1", "knn1", "linear") if key in metrics]
     cards: list[dict[str, Any]] = [{"type": "PARALLEL", "showAllRuns": True, "selectedParams": ["stream"], "selectedMetrics": shown}]
     cards += [{"type": "BAR", "metricKey": key, "displayName": key} for key in ("linear", "knn1") if key in metrics]
-    lines = {"type": "LINE", "xAxisKey": "step", "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "lineSmoothness": 0}
-    lines |= {"scaleType": "linear", "xAxisScaleType": "linear", "yAxisKey": "metric", "yAxisExpressions": [], "range": {}}
     curves = [key for key in ("loss", "held_aside_knn1", "text_reliance") if key in metrics]
-    cards += [{**lines, "metricKey": key, "displayName": key} for key in curves]
-    common = {"metricSectionId": section, "deleted": False, "isGenerated": False, "runsCountToCompare": 10}
-    front = {"uuid": section, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    cards += [{**LINES, "metricKey": key, "displayName": key} for key in curves]
+    query = f"tags.comparison = '{name}' and tags.kind = 'stream'"
+    return _page(query, {name: cards}, "linear" if "linear" in metrics else "", 10)
+
+
+def _all_charts(metrics: dict[str, set[str]], params: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
+    """The page of all comparisons: streams, then fused streams, by methods, captions and seeds; for what any of them has.
+
+    An axis is a parameter that not all have alike; a run without a value on an axis is left out of that chart."""
+
+    def parallel(kind: str, keys: Sequence[str]) -> dict[str, Any]:
+        telling = [axis for axis in AXES if len({one.get(axis) for one in params[kind]}) > 1 and all(axis in one for one in params[kind])]
+        found = [key for key in keys if key in metrics[kind]]
+        return {"type": "PARALLEL", "showAllRuns": True, "selectedParams": telling, "selectedMetrics": found, "displayName": kind}
+
+    def bars(kind: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"type": "BAR", "metricKey": key, "displayName": key} for key in keys if key in metrics[kind]]
+
+    single, fused = ("knn1", "linear"), ("linear_joint", "linear_bone", "linear_motion", "fused_top1")
+    curves = [key for key in ("loss", "held_aside_knn1", "text_reliance") if key in metrics["stream"]]
+    sections = {
+        "streams: methods, captions, seeds": [parallel("stream", single), *bars("stream", reversed(single))],
+        "comparisons: streams and their fusion": [parallel("comparison", fused), *bars("comparison", ("fused_top1", "linear_joint"))],
+        "pretraining": [{**LINES, "metricKey": key, "displayName": key} for key in curves],
+    }
+    return _page("tags.kind != 'probe' and tags.kind != 'finetune'", sections, "linear" if "linear" in metrics["stream"] else "", 100)
+
+
+def _page(query: str, sections: dict[str, list[dict[str, Any]]], order: str, runs: int) -> dict[str, Any]:
+    """The state of a runs page: which runs, sorted by which metric (by time the parent would hide its children), which charts."""
+    charts, heads = [], []
+    for place, (title, cards) in enumerate(sections.items()):
+        section = "acsar" if len(sections) == 1 else f"acsar-{place}"
+        common = {"metricSectionId": section, "deleted": False, "isGenerated": False, "runsCountToCompare": runs}
+        charts += [{"uuid": f"{section}-{i}", **common, **card} for i, card in enumerate(cards)]
+        heads.append({"uuid": section, "name": title, "display": True, "isReordered": True, "deleted": False, "isGenerated": False})
     return {
-        "searchFilter": f"tags.comparison = '{name}' and tags.kind = 'stream'",
-        "orderByKey": "metrics.`linear`" if "linear" in metrics else "metrics.`loss`",  # by time the parent would hide its children
-        "orderByAsc": "linear" not in metrics,
+        "searchFilter": query,
+        "orderByKey": f"metrics.`{order or 'loss'}`",
+        "orderByAsc": not order,
         "isAccordionReordered": True,
-        "compareRunCharts": [{"uuid": f"{section}-{i}", **common, **card} for i, card in enumerate(cards)],
-        "compareRunSections": [front],
+        "compareRunCharts": charts,
+        "compareRunSections": heads,
+        **({"runsHiddenMode": "SHOWALL"} if runs > 10 else {}),
     }
 
 

@@ -4,6 +4,8 @@
     python launch/dashboard.py sync             forward only (safe to repeat, safe to interrupt)
     python launch/dashboard.py --name NAME      show this comparison instead of the newest one
 
+Where there are several, the first address has them all: streams, methods, captions and seeds as axes of one chart.
+
 With MLFLOW_TRACKING_URI=http://... everything goes to that server and none is started.
 """
 
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> int:
     if chosen is None:
         raise InputError(f"{report.uri} has no comparison to show; see the reason above")
     if where.server:
-        print_pages(without_secrets(where.uri).replace("***@", "").rstrip("/"), report.experiment, chosen)
+        print_pages(without_secrets(where.uri).replace("***@", "").rstrip("/"), report, chosen)
         return 0
     port = free_port(command.port)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background jobs start with it ignored
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> int:
     try:
         with server(runs, where.uri, port) as process:
             base = f"http://127.0.0.1:{port}"
-            print_pages(base, report.experiment, chosen)
+            print_pages(base, report, chosen)
             print(f"from another machine:  ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.getfqdn()}")
             print("Ctrl-C ends the server", flush=True)
             follow(process, runs, command, report)
@@ -176,9 +178,12 @@ def pages(base: str, experiment: str, chosen: Comparison) -> dict[str, str]:
     return {**found, "summary": f"{base}/#/experiments/{experiment}/runs/{chosen.parent}"}
 
 
-def print_pages(base: str, experiment: str, chosen: Comparison) -> None:
-    """The addresses, one a line."""
-    for what, page in pages(base, experiment, chosen).items():
+def print_pages(base: str, report: SyncReport, chosen: Comparison) -> None:
+    """The addresses, one a line; of several comparisons first the page that has them all."""
+    if report.everything:
+        query = urllib.parse.urlencode({"compareRunsMode": "CHART", "viewStateShareKey": report.everything})
+        print(f"all comparisons:  {base}/#/experiments/{report.experiment}/runs?{query}", flush=True)
+    for what, page in pages(base, report.experiment, chosen).items():
         print(f"{chosen.name}, {what + ':':9} {page}", flush=True)
 
 

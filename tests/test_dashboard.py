@@ -27,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dashboard") / "runs"
     example.comparison(folder, "older", steps=10, streams=["joint"])
     time.sleep(0.05)
-    example.comparison(folder, "newer", steps=10)
+    example.comparison(folder, "newer", steps=10, seed=1)
     return folder
 
 
@@ -51,6 +51,8 @@ def served(runs: Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, str]
         if line.startswith("newer, "):
             what, address = line.removeprefix("newer, ").split()
             found[what.rstrip(":")] = address
+        if line.startswith("all comparisons: "):
+            found["all"] = line.split()[-1]
         if line.startswith("Ctrl-C"):
             break
     assert found, "".join(lines) + (process.stderr.read() if process.stderr else "")
@@ -85,7 +87,7 @@ def post(base: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def test_it_serves_the_newest_comparison_and_ends_without_leftovers(served: tuple["subprocess.Popen[str]", dict[str, str]]) -> None:
     process, pages = served
-    assert set(pages) == {"charts", "streams", "probes", "summary", "tunnel"}
+    assert set(pages) == {"all", "charts", "streams", "probes", "summary", "tunnel"}
     base = pages["streams"].split("/#/")[0]
     port = int(base.rpartition(":")[2])
     assert base == f"http://127.0.0.1:{port}"
@@ -105,6 +107,14 @@ def test_it_serves_the_newest_comparison_and_ends_without_leftovers(served: tupl
     charts = json.loads(tags[f"mlflow.sharedViewState.{view}"])["compareRunCharts"]
     assert charts[0]["type"] == "PARALLEL"
     assert charts[0]["selectedMetrics"] == ["loss", "knn1", "linear"]
+    view = urllib.parse.parse_qs(pages["all"].partition("?")[2])["viewStateShareKey"][0]
+    both = json.loads(tags[f"mlflow.sharedViewState.{view}"])
+    found = post(base, "runs/search", {"experiment_ids": experiments, "filter": both["searchFilter"]})
+    tagged = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in found["runs"]]
+    assert {(run["comparison"], run["kind"]) for run in tagged} == {(c, k) for c in ("older", "newer") for k in ("stream", "comparison")}
+    streams, fused = (chart for chart in both["compareRunCharts"] if chart["type"] == "PARALLEL")
+    assert (streams["selectedParams"], streams["selectedMetrics"]) == (["seed", "stream"], ["knn1", "linear"])
+    assert fused["selectedMetrics"] == ["linear_joint", "linear_bone", "linear_motion", "fused_top1"]
 
     with socket.socket() as other, pytest.raises(ConnectionRefusedError):
         other.connect(("127.0.0.2", port))  # another address of this machine
