@@ -135,16 +135,18 @@ def _pair(ours: Mapping[int, Right], theirs: Mapping[int, Right]) -> tuple[Cell,
 def cautions(runs: Collection) -> list[str]:
     """What a reader of the numbers must know: few test subjects, unknown ones, classes without training clips, marks; each said once."""
     found: dict[str, None] = {}
+    names = {results.key_of(setting): setting.name for setting in runs.settings}
     for members in runs.rows.values():
         for reached in (reached for run in members for reached in run.reached):
+            name = names[results.key_of(reached.setting)]
             for report in reached.probes.values():
                 own = chosen_epoch("", report)  # a run's own number: the table of every run has it
-                found |= dict.fromkeys(f"{reached.setting.name}{line}" for line in warnings("", report) if line not in own)
+                found |= dict.fromkeys(f"{name}{line}" for line in warnings("", report) if line not in own)
                 if report.get("not_held_aside"):
                     line = "no training subjects could be held aside, so that the numbers are of the last epoch"
-                    found |= {f"{reached.setting.name}: {line} ({report['not_held_aside']})": None}
+                    found |= {f"{name}: {line} ({report['not_held_aside']})": None}
             if (reached.weights, reached.rule) != ("paper", "softmax"):
-                found |= {f"{reached.setting.name}: streams were fused by {reached.weights} weights, rule {reached.rule}": None}
+                found |= {f"{name}: streams were fused by {reached.weights} weights, rule {reached.rule}": None}
     return [*found, *runs.twice()]
 
 

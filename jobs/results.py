@@ -323,12 +323,14 @@ def _telling(runs: Sequence[Run]) -> list[str]:
             tasks.setdefault(task, []).append(run)
     found: set[str] = set()
     for members in tasks.values():
-        names = {name for run in members for name in run.flat if name not in BESIDE or name in CHANGES} | {"caption_version"}
+        names = {name for run in members for name in run.flat if name not in BESIDE or name in CHANGES} | {"caption_version", "texts_of"}
         found |= {name for name in names if len({repr(_fact(run, name)) for run in members}) > 1}
     return sorted(found)
 
 
 def _fact(run: Run, name: str) -> Any:
+    if name == "texts_of":  # sets with the same clips and other captions
+        return f"{Path(str(run.job['data'])).name} {run.facts['content_id'][:6]}" if run.captions else ""
     return run.facts.get(name, 1) if name == "caption_version" else run.flat.get(name)
 
 

@@ -146,6 +146,16 @@ def test_an_older_encoders_probe_and_a_second_run_of_one_seed_are_told(tmp_path:
     assert "b has the configuration and the seed of a" in (tmp_path / "reports" / "report" / "report.md").read_text()
 
 
+def test_other_captions_of_the_same_clips_are_another_row(tmp_path: Path) -> None:
+    reported.run(tmp_path, "a", 0.6, "acsar-small", streams=("joint",), fuse=False)
+    reported.run(
+        tmp_path, "b", 0.6, "acsar-small", streams=("joint",), fuse=False, facts={"content_id": "6b" * 32}, data=Path("packed/shuffled")
+    )
+    read = Collection.of([results.read(tmp_path / name) for name in ("a", "b")])
+    assert len(read.settings) == 1 and read.twice() == []
+    assert list(read.rows) == [f"AC-SAR (acsar-small, captions motion, texts-of {name})" for name in ("moves 5a5a5a", "shuffled 6b6b6b")]
+
+
 def test_deviations_and_commands_are_those_of_the_runs(runs: Path, made: dict[str, object]) -> None:
     text = (Path(str(made["html"])).parent / "report.md").read_text()
     assert "acsar-small is not the published size: " in text and "width 128 instead of 2048" in text
