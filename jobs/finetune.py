@@ -335,7 +335,8 @@ class _Run(Fit):
         rows = torch.cat(scores)
         steps = [record for record in journal.read(self.folder.path) if record["type"] == "step"]
         with writing(self.folder.path):
-            facts = {name: str(value) for name, value in said.items()} | {"supervision": "labels"}
+            # without the set's folder: equal encoders are equal files
+            facts = {name: str(value) for name, value in said.items() if name != "data"} | {"supervision": "labels"}
             weights.save_encoder(self.folder.encoder, self.network, self.target.config, self.target.skeleton, facts)
             encoder = sha256_of(self.folder.encoder)
             head = {**classifier.set_facts(self.packed.manifest), "protocol": self.job.protocol, "stream": self.stream}

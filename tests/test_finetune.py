@@ -210,8 +210,8 @@ def test_a_trial_is_no_run_to_begin_from(tuned: tuple[dict[str, Any], RunFolder]
     with pytest.raises(InputError, match="is a trial of fine-tuning"):
         Finetune(tuned[1].path.parent)("joint")
     seen = status.look_closely([tuned[1].path.parent])
-    assert [(view.key, view.state) for views in seen.values() for view in views] == [("joint", "finished")]
-    assert status.afterwards(seen) == []  # one stream: nothing to fuse
+    assert [(view.key, view.state) for views in seen.values() for view in views] == [("joint", "finished"), ("motion", "waiting")]
+    assert status.afterwards(seen) == []
 
 
 def test_a_dry_run_says_the_arithmetic(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
