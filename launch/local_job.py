@@ -11,7 +11,7 @@ import psutil
 import submitit
 from submitit.core.utils import UncompletedJobError
 
-from launch.pool import KEEP_MEMORY
+from launch.pool import KEEP_MEMORY, own_code
 from launch.task import run
 
 A_MONTH = 60 * 24 * 30  # minutes; submitit's local default would end every job after two
@@ -31,7 +31,7 @@ class LocalJob:
         executor = submitit.LocalExecutor(folder=logs / "submitit" / "%j")
         executor.update_parameters(timeout_min=A_MONTH, tasks_per_node=max(1, gpus), gpus_per_node=gpus, stderr_to_stdout=True)
         before = os.environ.copy()
-        os.environ.update(KEEP_MEMORY, OMP_NUM_THREADS=str(threads))
+        os.environ.update(KEEP_MEMORY, **own_code(), OMP_NUM_THREADS=str(threads))
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is passed on once, by the launcher
         try:
             submitted = executor.submit(run, str(job), stream, stage)

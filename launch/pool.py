@@ -12,6 +12,13 @@ from typing import IO
 
 # glibc maps and unmaps every buffer above 32 MiB, and the page faults cost seconds per step; keep the memory instead
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "OMP_WAIT_POLICY": "passive"}
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def own_code() -> dict[str, str]:
+    """Environment of a child that runs this checkout's code, whichever checkout is installed and wherever it is started."""
+    others = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{ROOT}{os.pathsep}{others}" if others else str(ROOT), "PYTHONSAFEPATH": "1"}
 
 
 def free_port() -> int:
@@ -26,6 +33,7 @@ def rank_environment(rank: int, world: int, gpus: int, port: int, threads: int) 
     return {
         **os.environ,
         **KEEP_MEMORY,
+        **own_code(),
         "RANK": str(rank),
         "WORLD_SIZE": str(world),
         "LOCAL_RANK": str(rank % gpus if gpus else rank),

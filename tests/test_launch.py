@@ -15,6 +15,7 @@ import pytest
 from jobs import journal
 from jobs.pack import Pack
 from jobs.pretrain import Pretrain, fitted
+from launch.pool import rank_environment
 from shards.synthetic import write_synthetic
 from tests.clips import TINY, packed_clips
 
@@ -165,3 +166,13 @@ def test_the_paper_s_queue_per_benchmark(tmp_path: Path) -> None:
     for benchmark, recipe, queue in (("pku2", "acsar", 2048), ("ntu60", "acsar", 8192), ("pku2", "acsar-small", 256)):
         (tmp_path / "packed" / "manifest.json").write_text(json.dumps({**manifest, "benchmark": benchmark}))
         assert fitted(Pretrain.of(recipe, data=tmp_path / "packed", name="x")).method.queue == queue
+
+
+def test_ranks_run_the_code_of_the_checkout_that_starts_them(tmp_path: Path) -> None:
+    """Not a folder of the same name where they are started, and not another checkout that is installed."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "__init__.py").write_text("")
+    environment = rank_environment(0, 1, 0, 1, 1)
+    command = [sys.executable, "-c", "import jobs; print(jobs.__file__)"]
+    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert Path(told.stdout.strip()).parents[1] == ROOT
