@@ -23,15 +23,15 @@ from shards.errors import InputError
 from shards.stream import PackedSet
 from tests.moves import TINY, finished_run, packed_moves
 
-EPOCHS = 16
+EPOCHS = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short() -> Iterator[None]:
-    """The schedules with a fifth of their epochs: on 24 clips the rest changes nothing that is asked here."""
+    """The schedules with a tenth of their epochs: on 24 clips the rest changes nothing that is asked here."""
     with pytest.MonkeyPatch.context() as patch:
         for name, make in probes.SCHEDULES.items():
-            patch.setitem(probes.SCHEDULES, name, lambda benchmark="", make=make: replace(make(benchmark), epochs=EPOCHS, drops=(10, 14)))
+            patch.setitem(probes.SCHEDULES, name, lambda benchmark="", make=make: replace(make(benchmark), epochs=EPOCHS, drops=(4, 6)))
         yield
 
 
@@ -154,9 +154,9 @@ def test_references_are_shared_by_runs_of_one_recipe(run: Path, packed: PackedSe
     assert all(result[name] == reference[name] for name in ACCURACIES if name.startswith(("random", "raw")))
 
 
-def test_the_random_encoder_is_where_pretraining_started(packed: PackedSet, tmp_path: Path) -> None:
-    run = finished_run(tmp_path / "seeded", packed)
-    path = RunFolder(run / "joint").config
+def test_the_random_encoder_is_where_pretraining_started(run: Path, packed: PackedSet, tmp_path: Path) -> None:
+    seeded = finished_run(tmp_path / "seeded", packed)
+    path = RunFolder(seeded / "joint").config
     config = read_json(path)
     write_json(path, {**config, "job": {**config["job"], "seed": 3}})
     division, device = divide(packed, "split"), torch.device("cpu")
@@ -164,16 +164,16 @@ def test_the_random_encoder_is_where_pretraining_started(packed: PackedSet, tmp_
     rows = torch.cat(list(features.encoded(method.encode, packed, division.keys, device)))
     nearest = probes.knn1(rows[:24], division.train_labels, rows[24:])
     expected = 100 * float((nearest == division.test_labels).double().mean())
-    assert Probe(run=run)()["joint"]["random_knn1"] == pytest.approx(expected)
+    assert Probe(run=seeded, runs=run.parent)()["joint"]["random_knn1"] == pytest.approx(expected)
 
 
-def test_new_weights_of_a_run_are_probed_anew(packed: PackedSet, tmp_path: Path) -> None:
-    run = finished_run(tmp_path / "again", packed)
-    Probe(run=run)()
-    first = features.read(features.place(run, packed.content_id, "joint"))
-    finished_run(run, packed, seed=6)
-    Probe(run=run)()
-    second = features.read(features.place(run, packed.content_id, "joint"))
+def test_new_weights_of_a_run_are_probed_anew(run: Path, packed: PackedSet, tmp_path: Path) -> None:
+    again = finished_run(tmp_path / "again", packed)
+    Probe(run=again, runs=run.parent)()
+    first = features.read(features.place(again, packed.content_id, "joint"))
+    finished_run(again, packed, seed=6)
+    Probe(run=again, runs=run.parent)()
+    second = features.read(features.place(again, packed.content_id, "joint"))
     assert first.spec["encoder"] != second.spec["encoder"] and not torch.equal(first.values, second.values)
 
 
@@ -398,13 +398,13 @@ def test_one_class_cannot_be_probed(tmp_path: Path) -> None:
         Probe(run=finished_run(tmp_path / "run", packed))()
 
 
-def test_another_protocol_is_tagged_transductive(packed: PackedSet, tmp_path: Path) -> None:
-    run = finished_run(tmp_path / "xview", packed, protocol="xsub")
+def test_another_protocol_is_tagged_transductive(run: Path, packed: PackedSet, tmp_path: Path) -> None:
+    other = finished_run(tmp_path / "xview", packed, protocol="xsub")
     with pytest.raises(InputError, match="add --transductive"):
-        Probe(run=run, protocol="split")()
+        Probe(run=other, protocol="split")()
     told: list[str] = []
-    Probe(run=run, protocol="split", transductive=True)(told.append)
-    assert read_json(run / "probe" / "split" / "joint.json")["transductive"] is True
+    Probe(run=other, protocol="split", transductive=True, runs=run.parent)(told.append)
+    assert read_json(other / "probe" / "split" / "joint.json")["transductive"] is True
     assert any("joint: transductive" in line for line in told)
 
 
