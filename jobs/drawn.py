@@ -17,7 +17,7 @@ def sources(run: Path, against: Path | None = None) -> dict[str, str]:
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """figures.json: job, files, left_out {figure: reason}, findings, sources. FileNotFoundError where nothing was drawn."""
+    """figures.json: job, drawn {kind: files}, left_out {kind: reason}, findings, sources. FileNotFoundError where nothing was drawn."""
     return dict(read_json(run / "figures" / RECORD))
 
 

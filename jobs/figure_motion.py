@@ -96,6 +96,9 @@ class View:
         self.size = (width, height)
         self._scale = _FINER * 0.84 * float(min(width / max(high[0] - low[0], 1e-6), height / max(high[1] - low[1], 1e-6)))
         self._middle = (low + high) / 2
+        head = layout.joints.index("Head")
+        neck = np.linalg.norm(joints[:, :, head] - joints[:, :, layout.parent[head]], axis=0)[self._there]
+        self._head = 0.55 * float(np.median(neck)) if len(neck) else 0.0  # one size: a sensor's jitter makes no head grow
 
     def frame(self, t: int) -> Image.Image:
         """Frame t; after the last one, the last one stays."""
@@ -118,8 +121,8 @@ class View:
             draw.line([tuple(at[child]), tuple(at[parent])], colour, thick)
             for x, y in (at[child], at[parent]):
                 draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), colour)
-        (x, y), neck = at[self._layout.joints.index("Head")], at[self._layout.parent[self._layout.joints.index("Head")]]
-        size = max(0.55 * float(np.hypot(x - neck[0], y - neck[1])), 1.4 * thick)
+        x, y = at[self._layout.joints.index("Head")]
+        size = max(self._head * self._scale, 1.4 * thick)
         draw.ellipse((x - size, y - size, x + size, y + size), strong)
 
 

@@ -49,7 +49,7 @@ def accuracy_bars(probed: Mapping[str, Mapping[str, Any]], fusion: Mapping[str, 
         if true
     )
     size = f"{first['test']} test clips, {first['classes']} classes"
-    title = f"Linear probe of frozen features: {size}\nlines: 95 % intervals over {over}{marks}"
+    title = f"{_found(probed)}Linear probe of frozen features: {size}\nlines: 95 % intervals over {over}{marks}"
     dress(axis, "", "test accuracy, %", title)
     handles = dict(sorted(zip(*reversed(axis.get_legend_handles_labels())), key=lambda item: "1-NN" in item[0]))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
@@ -86,6 +86,17 @@ def confusion_matrix(streams: Mapping[str, Scores]) -> Figure:
     axis.grid(False)
     axis.tick_params(length=0)
     return figure
+
+
+def _found(probed: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which streams beat their references, a line; nothing where the reports hold no differences."""
+    if not all("differences" in report for report in probed.values()):
+        return ""
+    told = []
+    for reference, what in (("random", "its random encoder"), ("raw", "the raw clips")):
+        better = [name for name, report in probed.items() if report["differences"][f"linear_over_{reference}"]["interval"][0] > 0]
+        told.append(f"{what} in {', '.join(better) or 'no stream'}")
+    return f"Pretraining beats {told[0]}; {told[1]} (beyond the 95 % interval of the difference)\n"
 
 
 def _most_confused(share: NDArray[Any], classes: Sequence[str]) -> str:

@@ -34,8 +34,9 @@ def dress(axis: Any, x: str, y: str, title: str) -> None:
 
 
 def short(name: str, most: int = 26) -> str:
-    """A class name that fits beside an axis."""
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """A class name that fits beside an axis; what is left out is in the middle: labels of several columns differ at their ends."""
+    tail = most // 3
+    return name if len(name) <= most else f"{name[: most - tail - 1].rstrip()}…{name[-tail:].lstrip()}"
 
 
 def numbered(names: Sequence[str]) -> list[str]:

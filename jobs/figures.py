@@ -76,31 +76,36 @@ class Figures:
         against = find_run(self.against, self.runs) if self.against is not None else None
         drawing = _Drawing(self, run, against, say)
         folder = run / "figures"
-        files, left_out = [], {}
+        files: list[Path] = []
+        drawn: dict[str, list[str]] = {}
+        left_out = {}
         for name, draw in drawing.plan():
+            drawn[name] = []
             try:
                 made = draw()
             except InputError as error:
-                if name.startswith("against"):
+                if name == "against":
                     raise
                 left_out[name] = str(error)
                 say(f"{name}: left out: {error}")
                 continue
             files += made
-            say(f"{name}: {', '.join(path.relative_to(folder).as_posix() for path in made)}")
+            drawn[name] = [path.relative_to(folder).as_posix() for path in made]
+            say(f"{name}: {', '.join(drawn[name])}")
         for finding in drawing.findings:
             say(finding)
-        told = [path.relative_to(folder).as_posix() for path in files]
-        self._forget(folder, told)
-        record = {"job": encode(self), "files": told, "left_out": left_out, "findings": drawing.findings}
+        record = {"job": encode(self), "drawn": self._forget(folder, drawn), "left_out": left_out, "findings": drawing.findings}
         write_json(folder / RECORD, {**record, "sources": sources(run, against)})
         return files
 
-    def _forget(self, folder: Path, files: Sequence[str]) -> None:
-        """Remove what an earlier call drew and this one did not: mistakes that are none any more."""
-        if (folder / RECORD).is_file():
-            for name in set(read_json(folder / RECORD)["files"]) - set(files):
+    def _forget(self, folder: Path, drawn: dict[str, list[str]]) -> dict[str, list[str]]:
+        """What stands there now, by kind: files that an earlier call drew and this one did not are removed (mistakes that are none any
+        more), kinds that were not asked for stay as they are."""
+        earlier: dict[str, list[str]] = read_json(folder / RECORD)["drawn"] if (folder / RECORD).is_file() else {}
+        for kind in drawn:
+            for name in set(earlier.get(kind, [])) - set(drawn[kind]):
                 (folder / name).unlink(missing_ok=True)
+        return {**earlier, **drawn}
 
 
 class _Drawing:

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     run = job.runs / job.name
     accuracies = Probe(run=run)(say)
     fused = Fuse(run=run)()
-    figures = Figures(run=run)()
+    figures = Figures(run=run, points=240, mistakes=3)()
     tracked = sync(job.runs, name=job.name)
     say(f"tracking: {tracked.line()}")
     if demo.json:
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     accuracy_table(accuracies, "synthetic data, stand-in captions and small numbers: for trying things, never a result")
     names = " + ".join(fused["streams"])
     print(f"fused {names}: top-1 {fused['top1']:.1f} %, top-5 {fused['top5']:.1f} % of {fused['n']} clips of unseen people")
-    print(f"figures: {', '.join(str(path) for path in figures)}")
+    print(f"{len(figures)} figures in {run / 'figures'}: accuracy.png, confusion.png, tsne.png, mistakes.png and others")
     print(f"all of it in {time.monotonic() - began:.0f} s; compare: python launch/dashboard.py --runs {job.runs} --name {job.name}")
     return 0
 

@@ -57,9 +57,9 @@ def main(argv: list[str]) -> int:
         job(say)
     record = read_record(run)
     if where.json:
-        print_json({"run": str(run), **{name: record[name] for name in ("files", "left_out", "findings")}})
+        print_json({"run": str(run), **{name: record[name] for name in ("drawn", "left_out", "findings")}})
     else:
-        print(f"{len(record['files'])} figures in {run / 'figures'}")
+        print(f"{sum(len(names) for names in record['drawn'].values())} files in {run / 'figures'}")
     return 0
 
 
