@@ -283,9 +283,11 @@ class _Softmax:
         place = torch.arange(len(y), device=y.device)
         loss = -share[place, y].sum(dtype=torch.float64)
         share.exp_()[place, y] -= 1
-        share /= len(y)
-        self.weight_step.mul_(momentum).add_(fastest(share.T, x)).add_(self.weight, alpha=decay)
-        self.bias_step.mul_(momentum).add_(share.sum(0)).add_(self.bias, alpha=decay)
+        self.weight_step.mul_(momentum).add_(fastest(share.T, x), alpha=1 / len(y))
+        self.bias_step.mul_(momentum).add_(share.sum(0), alpha=1 / len(y))
+        if decay:
+            self.weight_step.add_(self.weight, alpha=decay)
+            self.bias_step.add_(self.bias, alpha=decay)
         self.weight.sub_(self.weight_step, alpha=rate)
         self.bias.sub_(self.bias_step, alpha=rate)
         return loss
