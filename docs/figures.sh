@@ -11,7 +11,7 @@ server=""
 trap '[ -z "$server" ] || { kill "$server" 2>/dev/null && wait "$server"; } || true; rm -rf "$work"' EXIT
 runs=${1:-$work/runs}
 mkdir -p "$out"
-"$python" launch/demo.py --runs "$runs"
+[ -f "$runs/demo/fuse/xsub.json" ] || "$python" launch/demo.py --runs "$runs"
 "$python" launch/figures.py --run "$runs/demo" --cluster local
 figures=$runs/demo/figures
 for picture in accuracy tsne mistakes; do

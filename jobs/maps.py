@@ -109,7 +109,7 @@ def findings(clouds: Mapping[str, Cloud]) -> list[str]:
     before, after, exchanged, skeletons = (clouds.get(name) for name in (BEFORE, AFTER, EXCHANGED, SKELETONS))
     lines = []
     if before is not None and after is not None:
-        still = "" if exchanged is None else f", and still {exchanged.agreement:.2f} with captions exchanged among the clips"
+        still = "" if exchanged is None else f", {exchanged.agreement:.2f} after with captions exchanged among the clips"
         lines.append(
             f"Captions' clusters agree with the classes by {before.agreement:.2f} before modulation, {after.agreement:.2f} after{still}"
         )

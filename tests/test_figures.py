@@ -185,7 +185,7 @@ def test_the_figure_of_maps_says_what_it_shows() -> None:
     clouds = {BEFORE: cloud, AFTER: maps.Cloud(AFTER, cloud.place, cloud.cluster, 0.3, 40)}
     clouds[EXCHANGED] = maps.Cloud(EXCHANGED, cloud.place, cloud.cluster, 0.28, 40, control=True)
     said = maps.findings(clouds)
-    assert "0.14 before modulation, 0.30 after, and still 0.28 with captions exchanged" in said[0]
+    assert "0.14 before modulation, 0.30 after, 0.28 after with captions exchanged" in said[0]
     figure = tsne_figure([clouds[BEFORE], clouds[AFTER]], np.arange(40) % 4, ["walk", "run", "sit", "jump"], said[0], maps.HOW_TO_READ)
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert "captions before modulation (11 distinct): k-means, k = 5" in titles and "agree with classes by 0.30" in titles[3]

@@ -70,6 +70,18 @@ def test_the_demo_leaves_a_comparison_in_mlflow(demo: tuple[Path, str]) -> None:
         assert (runs / "demo" / stream / "result.json").is_file() and (runs / "demo" / "probe" / "xsub" / f"{stream}.json").is_file()
 
 
+@pytest.mark.cluster
+def test_the_pictures_are_made_again_by_one_command(demo: tuple[Path, str], tmp_path: Path) -> None:
+    runs, _ = demo
+    told = {**os.environ, "PYTHON": sys.executable}
+    ended = subprocess.run(
+        ["sh", "docs/figures.sh", str(runs), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, env=told, timeout=900
+    )
+    assert ended.returncode == 0, ended.stderr
+    made = {"accuracy.png", "tsne.png", "mistakes.png", "mistake.gif"} | ({"compare.png"} if "no chromium" not in ended.stderr else set())
+    assert {path.name for path in tmp_path.iterdir()} == made and all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
+
+
 def test_bash_blocks_run(demo: tuple[Path, str]) -> None:
     runs, _ = demo
     lines = [line for block in blocks("bash") for line in block if not line.startswith("make ")]
