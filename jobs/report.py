@@ -46,8 +46,8 @@ class Report:
         runs = Collection.of(usable)
         found = report_tables.tables(runs)
         every = report_tables.every_run(runs)
-        gaps = {setting: told for setting in runs.settings if (told := report_words.differences(runs, setting))}
-        sentences = {setting.name: report_words.verdicts(told) for setting, told in gaps.items()}
+        gaps = {setting: gap for setting in runs.settings if (gap := report_words.differences(runs, setting))}
+        sentences = {setting.name: report_words.verdicts(gap) for setting, gap in gaps.items()}
         found |= {f"differences-{place + 1}": report_words.differences_table(*item) for place, item in enumerate(gaps.items())}
         document = self.document(runs, found, every, sentences, unfinished)
         files = {
@@ -60,7 +60,7 @@ class Report:
         folder = self.place()
         for name, text in files.items():
             write_bytes(folder / name, text.encode())
-        told = {
+        told: dict[str, Any] = {
             "html": str(folder / "report.html"),
             "files": [str(folder / name) for name in files],
             "sentences": [f"{name}: {line}" for name, lines in sentences.items() for line in lines],

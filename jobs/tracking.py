@@ -18,7 +18,7 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -345,18 +345,23 @@ def _all_charts(metrics: dict[str, set[str]], params: dict[str, list[dict[str, s
 
     def parallel(kind: str, keys: Sequence[str]) -> dict[str, Any]:
         telling = [axis for axis in AXES if len({one.get(axis) for one in params[kind]}) > 1 and all(axis in one for one in params[kind])]
+        pairs = {(one.get("recipe"), one.get("method")) for one in params[kind]}
+        if len(pairs) == len({method for _, method in pairs}):  # a method has one recipe: one axis says it
+            telling = [axis for axis in telling if axis != "recipe"]
         found = [key for key in keys if key in metrics[kind]]
         return {"type": "PARALLEL", "showAllRuns": True, "selectedParams": telling, "selectedMetrics": found, "displayName": kind}
 
-    def bars(kind: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    def bars(kind: str, keys: Iterable[str]) -> list[dict[str, Any]]:
         return [{"type": "BAR", "metricKey": key, "displayName": key} for key in keys if key in metrics[kind]]
 
     single, fused = ("knn1", "linear"), ("linear_joint", "linear_bone", "linear_motion", "fused_top1")
     curves = [key for key in ("loss", "held_aside_knn1", "text_reliance") if key in metrics["stream"]]
     sections = {
-        "streams: methods, captions, seeds": [parallel("stream", single), *bars("stream", reversed(single))],
-        "comparisons: streams and their fusion": [parallel("comparison", fused), *bars("comparison", ("fused_top1", "linear_joint"))],
-        "pretraining": [{**LINES, "metricKey": key, "displayName": key} for key in curves],
+        "Streams: methods, captions, seeds": [parallel("stream", single)],
+        "Accuracy by stream": bars("stream", reversed(single)),
+        "Comparisons: streams and their fusion": [parallel("comparison", fused)],
+        "Fused and joint accuracy": bars("comparison", ("fused_top1", "linear_joint")),
+        "Pretraining": [{**LINES, "metricKey": key, "displayName": key} for key in curves],
     }
     return _page("tags.kind != 'probe' and tags.kind != 'finetune'", sections, "linear" if "linear" in metrics["stream"] else "", 100)
 
@@ -368,7 +373,8 @@ def _page(query: str, sections: dict[str, list[dict[str, Any]]], order: str, run
         section = "acsar" if len(sections) == 1 else f"acsar-{place}"
         common = {"metricSectionId": section, "deleted": False, "isGenerated": False, "runsCountToCompare": runs}
         charts += [{"uuid": f"{section}-{i}", **common, **card} for i, card in enumerate(cards)]
-        heads.append({"uuid": section, "name": title, "display": True, "isReordered": True, "deleted": False, "isGenerated": False})
+        wide = {"columns": 1, "cardHeight": 420} if len(sections) > 1 and [card["type"] for card in cards] == ["PARALLEL"] else {}
+        heads.append({"uuid": section, "name": title, "display": True, "isReordered": True, "deleted": False, "isGenerated": False, **wide})
     return {
         "searchFilter": query,
         "orderByKey": f"metrics.`{order or 'loss'}`",

@@ -28,6 +28,11 @@ def answers(share: float, seed: int) -> Tensor:
     return torch.nn.functional.one_hot((LABELS + wrong) % len(CLASSES), len(CLASSES)).float() * 4
 
 
+def span(values: Tensor) -> list[float]:
+    """The interval over subjects, percent."""
+    return [100 * end for end in probes.interval(values, WHO, draws=100)]
+
+
 def run(
     runs: Path,
     name: str,
@@ -64,7 +69,6 @@ def run(
         own |= {"random_linear": answers(random, seed), "random_knn1": answers(random, 7)}
         own |= {"raw_linear": answers(raw, 5), "raw_knn1": answers(raw - 0.1, 5)}
         right = {kind: probes.hits(scores, LABELS) for kind, scores in own.items()}
-        span = lambda values: [100 * end for end in probes.interval(values, WHO, draws=100)]
         gaps = {
             f"{probe}_over_{other}": right[probe].double() - right[f"{other}_{probe}"].double()
             for probe in ("linear", "knn1")
