@@ -181,6 +181,18 @@ def test_a_classifier_goes_with_its_encoder_alone(run: Path, moves: Path, tmp_pa
         recogniser.load(again)
 
 
+def test_a_fine_tuning_names_actions_with_its_own_encoder(run: Path, moves: Path, tmp_path: Path) -> None:
+    packed = PackedSet.open(moves / "packed")
+    again = finished_run(tmp_path / "again", packed, seed=7)
+    tuned = finished_run(again / "finetune" / "all", packed) / "joint"  # the encoder of `run`
+    trained = recogniser.load(run, streams=("joint",))[0].classifier
+    with pytest.raises(InputError, match=r"no stream of .*/all has finished"):
+        Predict(run=again, trial="all")([moves / "few.npz"])
+    classifier.save(tuned / "classifier.safetensors", trained)
+    answer, probed = Predict(run=again, trial="all")([moves / "few.npz"]), Predict(run=run, streams=("joint",))([moves / "few.npz"])
+    assert answer["setting"] == "finetune all" and answer["clips"] == probed["clips"]
+
+
 def test_arrays_that_came_normalised_do_not_say_how(run: Path, moves: Path, tmp_path: Path) -> None:
     again = finished_run(tmp_path / "arrays", PackedSet.open(moves / "packed"))
     trained = recogniser.load(run, streams=("joint",))[0].classifier
