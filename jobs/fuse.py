@@ -190,8 +190,8 @@ def probed_setting(run: Path, protocol: str = "", schedule: str = "official", tr
         return setting(fitting[0], schedule, transfer)
     if fitting:
         raise InputError(f"{run} was probed by several protocols; name one with --protocol: {', '.join(sorted(fitting))}")
-    so = f" so (but as {', '.join(sorted(found))})" if found else ""
-    raise InputError(f"{run} has not been probed{so}; do it first: python launch/probe.py --run {run}")
+    only = f" as {setting('PROTOCOL', schedule, transfer)}, only as {', '.join(sorted(found))}" if found else ""
+    raise InputError(f"{run} has not been probed{only}; do it first: python launch/probe.py --run {run}")
 
 
 def fused(streams: Sequence[Scores]) -> Tensor:
@@ -247,7 +247,8 @@ def _held_aside(folder: Path, streams: Mapping[str, Scores]) -> dict[str, Scores
 
 
 def _people(scores: Scores) -> str:
-    return f"{len(scores.keys)} clips of {len(torch.unique(scores.subjects))} held-aside training subjects"
+    people = len(torch.unique(scores.subjects))
+    return f"{len(scores.keys)} clips of {people} held-aside training subject{'' if people == 1 else 's'}"
 
 
 def _numbers(own: Fusion, subset: str, seed: int) -> dict[str, Any]:

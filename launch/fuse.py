@@ -72,7 +72,7 @@ def fusions(report: Mapping[str, Any]) -> Table:
     gains = len(report["streams"]) > 1
     rows = []
     for subset, found in report["subsets"].items():
-        weights = " ".join(f"{weight:.2g}" for weight in report["weights"][subset])
+        weights = " ".join(f"{round(weight, 2):g}" for weight in report["weights"][subset])
         cells = [Cell(found["top1"], interval=tuple(found["intervals"]["top1"])), Cell(found["top5"]), Cell(note=weights)]
         gain = found.get("gain")
         cells.append(Cell(note=f"{_signed(gain)} {gain['over']}") if gain else Cell(note=" "))

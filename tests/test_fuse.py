@@ -216,8 +216,8 @@ def test_what_was_not_probed_cannot_be_fused(tmp_path: Path) -> None:
     for job, message in (
         (Fuse(run=tmp_path / "none"), "no run in"),
         (Fuse(run=run, protocol="xview"), "holds no scores; probe first"),
-        (Fuse(run=run, schedule="paper"), "has not been probed so .but as xsub."),
-        (Fuse(run=run, transfer=Path("packed/ntu60")), "has not been probed so .but as xsub."),
+        (Fuse(run=run, schedule="paper"), "has not been probed as PROTOCOL-paper, only as xsub; do it first"),
+        (Fuse(run=run, transfer=Path("packed/ntu60")), "has not been probed as transfer-ntu60-PROTOCOL, only as xsub"),
         (Fuse(run=run, streams=("joint", "bone")), "bone.scores.npz does not exist; probe that stream first"),
         (Fuse(run=run, streams=("joint", "skin")), "unknown stream 'skin'"),
         (Fuse(run=run, finetune="all"), "holds no scores; fine-tune first"),
