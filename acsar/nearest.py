@@ -64,8 +64,11 @@ def nearest(gallery: Tensor, queries: Tensor, rows: int = 1024) -> Tensor:
 def _best(queries: _Rows, block: _Rows, known: Tensor) -> tuple[Tensor, Tensor]:
     """Largest cosine [q] of each query within a block, and its row [q]; -inf where no row can come up to the `known` [q] cosine."""
     cosines, bound = _rough_cosines(queries, block)
-    limit = torch.maximum(cosines.max(1).values - bound, (known - queries.own).float()) - bound
-    left = torch.nonzero(cosines >= limit[:, None])
+    top = cosines.amax(1)
+    limit = torch.maximum(top - bound, (known - queries.own).float()) - bound
+    some = torch.nonzero(top >= limit).flatten()
+    left = torch.nonzero(cosines[some] >= limit[some, None])
+    left[:, 0] = some[left[:, 0]]
     if len(left) * DENSE > cosines.numel():
         exact = (queries.plain.double() @ block.plain.double().T) * (queries.inverse[:, None] * block.inverse)
         left = torch.nonzero(exact >= exact.max(1, keepdim=True).values - TIE)
@@ -85,7 +88,7 @@ def _rough_cosines(queries: _Rows, block: _Rows) -> tuple[Tensor, Tensor]:
     length, lost = block.length.max(), block.lost.max()
     bound = queries.lost * (length + lost) + queries.length * lost + size * 2.0**-23 * queries.length * length
     if queries.rough.dtype == torch.bfloat16:
-        bound += 2.0**-8 * cosines.abs().max(1).values
+        bound += 2.0**-8 * torch.maximum(cosines.amax(1), -cosines.amin(1))
     return cosines.add_(block.own.float()), bound * (1 + size * 2.0**-23) + SLACK
 
 
