@@ -144,7 +144,7 @@ class Sweep:
         """What was trained and compared, in sentences."""
         base, packed = self.base, self._sets[WORD]
         length = f"{base.steps} steps" if base.steps is not None else f"{base.epochs} epochs"
-        what = f"recipe {base.recipe}, {length}, batch {base.batch_size}; {packed.path}, content {packed.content_id[:12]}, {base.protocol}"
+        what = f"recipe {base.recipe}, {length}, batch {base.batch_size}; {packed.path.name} ({packed.content_id[:12]}), {base.protocol}"
         notes = [f"Test accuracy of the linear probe and of 1-NN in percent; {what}."]
         if base.method.width != SCDNetConfig().width:
             notes.append("The network is smaller than the paper's.")

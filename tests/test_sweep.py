@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acsar import probes
 from acsar.ablations import ABLATIONS, TEXTS
 from jobs import tables
 from jobs.pack import Pack
@@ -116,6 +117,8 @@ def test_two_rows_are_trained_and_their_table_filled(
     sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("launch.pretrain.train", in_this_process)
+    for name, make in probes.SCHEDULES.items():  # a tenth of the epochs: how good the classifier is is not asked here
+        monkeypatch.setitem(probes.SCHEDULES, name, lambda benchmark="", make=make: replace(make(benchmark), epochs=8, drops=(4, 6)))
     words = ["--table", "8", "--recipe", "acsar-small", "--data", str(sets["word"]), "--texts", f"sentence={sets['sentence']}"]
     words += ["--runs", str(tmp_path / "runs"), "--name", "tiny", "--steps", "2", "--seeds", "0", "--evaluate-every", "1", *TINY]
     words += ["--cluster", "local", "--no-track"]
