@@ -72,10 +72,12 @@ class Division:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one representation says of the test clips: linear scores [n,N] at the epoch that counts, 1-NN labels [n], and numbers: epoch
-    (of `epochs`), linear_last and linear_best_on_test in percent, the training loss at the end, and held_aside_linear where A ran."""
+    """What one representation says of the test clips: linear scores [n,N] at the epoch that counts and at the last one, 1-NN labels [n],
+    and numbers: epoch (of `epochs`), linear_last and linear_best_on_test in percent, the training loss at the end, and
+    held_aside_linear where A ran."""
 
     scores: Tensor
+    last: Tensor
     nearest: Tensor
     numbers: dict[str, float]
 
@@ -223,7 +225,7 @@ class _Probed:
         }
         if course is not None:
             numbers["held_aside_linear"] = 100 * course.accuracy[course.epoch - 1]
-        return Answer(linear.scores.cpu(), probes.knn1(train, y, test).cpu(), numbers), linear, aside
+        return Answer(linear.scores.cpu(), linear.last.cpu(), probes.knn1(train, y, test).cpu(), numbers), linear, aside
 
     def _raw(self, say: Say) -> Answer:
         return self._reference("raw", {"crop": features.CROP}, self.frozen.raw, probes.unit(self.schedule), say)
@@ -235,17 +237,18 @@ class _Probed:
         self, kind: str, made_by: dict[str, Any], rows: Callable[[], AbstractContextManager[Features]], schedule: ProbeSchedule, say: Say
     ) -> Answer:
         """What a reference reaches: looked up where it has been computed for the same set, recipe, stream, protocol, seed and schedule."""
-        spec = {"kind": kind, "seed": self.seed, "schedule": dataclasses.asdict(schedule), **self._set(), **made_by, "version": 2}
+        spec = {"kind": kind, "seed": self.seed, "schedule": dataclasses.asdict(schedule), **self._set(), **made_by, "version": 3}
         path = self.frozen.references / f"{kind}-{self.target.stream}-{features.fingerprint(spec)}.npz"
         if not path.is_file():
             say(f"{self.target.stream}: {kind} reference (once)")
             with rows() as found:
                 answer, _, _ = self._classified(found, schedule)
             numbers = {name: np.float64(value) for name, value in answer.numbers.items()}
-            write_arrays(path, spec, scores=answer.scores.numpy(), nearest=answer.nearest.numpy(), **numbers)
+            tensors = {name: getattr(answer, name).numpy() for name in ("scores", "last", "nearest")}
+            write_arrays(path, spec, **tensors, **numbers)
         arrays, _ = read_arrays(path)
-        scores, nearest = torch.from_numpy(arrays.pop("scores")), torch.from_numpy(arrays.pop("nearest"))
-        return Answer(scores, nearest, {name: float(value) for name, value in arrays.items()})
+        scores, last, nearest = (torch.from_numpy(arrays.pop(name)) for name in ("scores", "last", "nearest"))
+        return Answer(scores, last, nearest, {name: float(value) for name, value in arrays.items()})
 
     def _report(self, answers: Mapping[str, Answer], schedule: ProbeSchedule) -> dict[str, Any]:
         d, facts, own = self.division, self.target.facts, answers[""]
@@ -253,6 +256,7 @@ class _Probed:
         for kind, answer in answers.items():
             prefix = f"{kind}_" if kind else ""
             correct[f"{prefix}linear"] = probes.hits(answer.scores, d.test_labels)
+            correct[f"{prefix}linear_last"] = probes.hits(answer.last, d.test_labels)
             correct[f"{prefix}knn1"] = answer.nearest == d.test_labels
             told = answer.numbers
             numbers |= {f"{prefix}{name}": told[name] for name in ("linear_last", "linear_best_on_test")}
@@ -262,7 +266,7 @@ class _Probed:
         over = {"subjects": d.test_subjects if known else None, "samples": None}
         spans = {kind: {name: percent(v, groups, self.seed) for name, v in correct.items()} for kind, groups in over.items()}
         differences = {}
-        for probe in ("linear", "knn1"):
+        for probe in ("linear", "linear_last", "knn1"):
             for reference in ("random", "raw"):
                 gap = correct[probe].double() - correct[f"{reference}_{probe}"].double()
                 span = percent(gap, over["subjects"], self.seed)

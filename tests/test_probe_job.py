@@ -193,6 +193,20 @@ def test_sentences_compare_with_both_reference_points() -> None:
     assert len(lines) == 4
 
 
+def test_where_one_person_chose_the_epoch_the_last_one_is_compared_too() -> None:
+    told = {"held_aside_subjects": 1, "held_aside_linear": 45.5, "epoch": 9, "epochs": 80, "not_held_aside": ""}
+    report = report_of(**told, linear_last=75.9, linear_best_on_test=76.5, random_linear_last=70.0, raw_linear_last=75.0)
+    last = {"linear_last_over_random": {"interval": [2.0, 9.0]}, "linear_last_over_raw": {"interval": [-3.0, 5.0]}}
+    report = {**report, "differences": {**report["differences"], **last}}
+    lines = verdicts({"joint": report})
+    assert "joint: pretrained 75.9 beats its random encoder 70.0 beyond the interval [+2.0, +9.0] (linear, last epoch)" in lines
+    assert "joint: pretrained 75.9 does not beat the raw floor 75.0: it is above it, within the interval [-3.0, +5.0]" in "\n".join(lines)
+    assert "epoch 9 of 80, chosen on 1 held-aside training subject (45.5 there); the last epoch has 75.9" in lines[-1]
+    assert "one person chooses roughly" in lines[-1]
+    several = verdicts({"joint": {**report, "held_aside_subjects": 4}})
+    assert len(several) == 5 and "4 held-aside training subjects" in several[-1] and "roughly" not in several[-1]
+
+
 def test_sentences_warn_of_what_makes_numbers_incomparable() -> None:
     lines = verdicts({"bone": report_of(transductive=True, supervision="text-from-label", interval_over="samples", untrained_classes=3)})
     told = "\n".join(lines)
