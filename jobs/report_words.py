@@ -178,6 +178,8 @@ def _of_size(run: Run) -> Iterator[str]:
     if not full or not own or run.recipe == full:
         return
     gaps = [f"{_name(name)} {_value(own[name])} instead of {_value(value)}" for name, value in paper.items() if own[name] != value]
+    lengths = [f"{one['epochs']} epochs" if one["steps"] is None else f"{one['steps']} steps" for one in (own, paper)]
+    gaps = [gap for gap in gaps if not gap.startswith(("epochs ", "steps "))] + [" instead of ".join(lengths)] * (lengths[0] != lengths[1])
     yield f"{run.recipe} is not the published size: {', '.join(gaps)}."
 
 

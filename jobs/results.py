@@ -173,7 +173,22 @@ def read(path: Path) -> Run:
     trials = [(file, read_json(file)) for file in sorted((path / "finetune").glob("*/*/result.json"))]
     finished = [(file.parents[1].name, found) for file, found in trials if found.get("status") == "finished"]
     finetuned = [{**found, "trial": name, "data": _data_name(found, name, configs, path)} for name, found in finished]
-    return Run(path, configs, reached, semi, finetuned, lines)
+    return Run(path, configs, reached, semi, [*finetuned, *_tuned_fusions(path, finetuned)], lines)
+
+
+def _tuned_fusions(path: Path, finetuned: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The widest fusion of each trial (fuse/finetune-TRIAL.json), as a further stream of it; none that is older than its streams."""
+    found = []
+    for trial in dict.fromkeys(one["trial"] for one in finetuned):
+        file, streams = path / "fuse" / f"finetune-{trial}.json", {one["stream"]: one for one in finetuned if one["trial"] == trial}
+        document = read_json(file) if file.is_file() else {"subsets": {}, "encoders": {}}
+        widest = max(document["subsets"], key=len, default="")
+        known = {stream: one["encoder_sha256"] for stream, one in streams.items() if stream in document["encoders"]}
+        if "+" in widest and known == document["encoders"]:
+            numbers = document["subsets"][widest]
+            one = {**next(iter(streams.values())), "stream": widest, "top1": numbers["top1"], "interval": numbers["intervals"]["top1"]}
+            found.append(one)
+    return found
 
 
 def _unfinished(path: Path, stream: str) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs import environment, results, stages
+from jobs.fuse import Fuse
+from jobs.probe import Probe
 from jobs.report import Report, pretrain_command
 from jobs.report_tables import Collection
 from jobs.report_words import BEATS, BELOW, SAME, _settled, differences
@@ -19,6 +21,7 @@ from jobs.run_folder import read_json, write_json
 from launch import report as script
 from shards.errors import InputError
 from tests import reported, runs_example
+from tests.moves import finished_run, packed_moves
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -52,7 +55,7 @@ def made(runs: Path) -> dict[str, object]:
         return Report(folder=runs)()
 
 
-def rows(made: dict[str, object], name: str) -> dict[str, dict[str, str]]:
+def rows_of(made: dict[str, object], name: str) -> dict[str, dict[str, str]]:
     """A table of the report by its first column."""
     text = (Path(str(made["html"])).parent / f"{name}.csv").read_text()
     found = list(csv.DictReader(io.StringIO(text)))
@@ -77,29 +80,29 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row(made: dict[str, object])
 
 def test_cells_are_means_of_the_runs_own_files(runs: Path, made: dict[str, object]) -> None:
     own = [read_json(runs / f"ours-s{seed}" / "probe" / "split" / "joint.json") for seed in range(3)]
-    row = rows(made, "linear-joint")[ACSAR]
+    row = rows_of(made, "linear-joint")[ACSAR]
     assert float(row["moves own split"]) == pytest.approx(sum(one["linear"] for one in own) / 3)
     assert float(row["moves own split low"]) == pytest.approx(sum(one["intervals"]["linear"][0] for one in own) / 3)
     assert row["moves own split seeds"] == "0 1 2" and row["NTU-60 x-sub"] == ""
     fused = [read_json(runs / f"base-s{seed}" / "fuse" / "split.json")["subsets"]["J+B"]["top1"] for seed in range(3)]
-    assert float(rows(made, "streams-1")["J+B"]["moves own split"]) == pytest.approx(sum(fused) / 3)
+    assert float(rows_of(made, "streams-1")["J+B"]["moves own split"]) == pytest.approx(sum(fused) / 3)
 
 
 def test_published_numbers_stand_beside_ours_only_where_set_and_protocol_are_the_papers(made: dict[str, object]) -> None:
-    joint = rows(made, "linear-joint")
+    joint = rows_of(made, "linear-joint")
     ours = joint["AC-SAR (captions motion)"]
     assert float(ours["NTU-60 x-sub published"]) == 87.3
     assert float(ours["NTU-60 x-sub difference"]) == pytest.approx(float(ours["NTU-60 x-sub"]) - 87.3)
     assert joint["USDRL"]["NTU-60 x-sub"] == "85.2" and joint["USDRL"]["group"] == "published, not trained here"
     assert "moves own split published" not in ours
-    three = rows(made, "three-streams")
+    three = rows_of(made, "three-streams")
     assert float(three["AC-SAR (captions motion)"]["NTU-60 x-sub published"]) == 88.4 and three["C2VL"]["NTU-60 x-sub"] == "88.3"
     page = Path(str(made["html"])).read_text()
     assert "No published number compares with moves own split." in page
 
 
 def test_reference_points_are_rows_and_labels_as_texts_stand_apart(made: dict[str, object]) -> None:
-    joint = rows(made, "linear-joint")
+    joint = rows_of(made, "linear-joint")
     assert joint["raw clips, no network"]["group"] == "reference points" and any(name.startswith("random encoder") for name in joint)
     told = next(row for name, row in joint.items() if "text-from-label" in name)
     assert told["group"].startswith("supervision=text-from-label")
@@ -166,6 +169,45 @@ def test_deviations_and_commands_are_those_of_the_runs(runs: Path, made: dict[st
         "--method.interaction none --steps 100"
     )
     assert command in text and "c0ffeec0ffee" in text and "set 5a5a5a5a5a5a" in text
+
+
+def test_semi_supervised_and_fine_tuned_numbers_have_tables(tmp_path: Path) -> None:
+    """Table 5's layout beside its numbers; trials of other seeds are one row, fused ones another."""
+    for seed in range(2):
+        run = reported.run(tmp_path, f"a{seed}", 0.8, "acsar", seed, ("joint", "bone"), benchmark="ntu60", protocol="xsub")
+        repeats = [{"seed": r, "top1": 60.0 + 2 * r + seed, "random": 30.0, "raw": 35.0} for r in range(2)]
+        rows = [{"fraction": share, "repeats": repeats, "interval": [50.0, 70.0]} for share in (0.01, 0.1)]
+        semi = {"stream": "joint", "content_id": "5a" * 32, "protocol": "xsub", "benchmark": "ntu60", "draw": "unbalanced", "rows": rows}
+        write_json(run / "semi" / "xsub" / "joint.json", semi)
+        write_json(run / "semi" / "logs" / "submission.json", {})
+        for stream in ("joint", "bone"):
+            told = {"status": "finished", "stream": stream, "top1": 80.0 + seed, "interval": [75.0, 85.0], "seed": 7, "benchmark": "ntu60"}
+            told |= {"content_id": "5a" * 32, "protocol": "xsub", "encoder_sha256": stream}
+            write_json(run / "finetune" / "xsub-seed7" / stream / "result.json", told)
+        fused = {"subsets": {"J+B": {"top1": 90.0, "intervals": {"top1": [88.0, 92.0]}}}, "encoders": {"joint": "joint", "bone": "bone"}}
+        write_json(run / "fuse" / "finetune-xsub-seed7.json", fused)
+    made = Report(folder=tmp_path)()
+    semi_rows, tuned = rows_of(made, "semi"), rows_of(made, "finetune")
+    ours = semi_rows["AC-SAR (captions motion)"]
+    assert (float(ours["NTU-60 x-sub, unbalanced 1 %"]), float(ours["NTU-60 x-sub, unbalanced 1 % published"])) == (61.5, 68.0)
+    assert float(semi_rows["raw clips, no network"]["NTU-60 x-sub, unbalanced 10 %"]) == 35.0 and "CMD" in semi_rows
+    assert float(tuned["AC-SAR (captions motion), xsub, joint"]["NTU-60 x-sub"]) == 80.5
+    assert float(tuned["AC-SAR (captions motion), xsub, J+B"]["NTU-60 x-sub"]) == 90.0
+
+
+def test_what_probe_and_fuse_write_is_what_the_report_reads(tmp_path: Path) -> None:
+    packed = packed_moves(tmp_path / "packed")
+    run = finished_run(tmp_path / "runs" / "tiny", packed, ("joint", "motion"))
+    numbers, fused = Probe(run=run)(), Fuse(run=run)()
+    made = Report(runs=(run,), out=tmp_path / "out")()
+    found = rows_of(made, "streams-1")
+    assert [float(found[name]["packed own split"]) for name in ("J", "M", "J+M")] == pytest.approx(
+        [numbers["joint"]["linear"], numbers["motion"]["linear"], fused["top1"]]
+    )
+    raw = rows_of(made, "knn-motion")["raw clips, no network"]
+    assert float(raw["packed own split"]) == pytest.approx(numbers["motion"]["raw_knn1"])
+    every = rows_of(made, "differences-1")
+    assert len(every) == 2 and made["unfinished"] == []
 
 
 class Links(HTMLParser):
