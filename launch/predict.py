@@ -47,14 +47,14 @@ def main(argv: list[str]) -> int:
         show(result)
     failed = len(result["failed"])
     if failed:
-        say(f"{failed} could not be predicted, {len(result['clips'])} clips were")
+        say(f"predicted: {len(result['clips'])}, not predicted: {failed}")
     return 2 if failed else 0
 
 
 def show(result: dict[str, Any]) -> None:
     """A table: each clip's most probable classes, with their probabilities."""
     streams = " + ".join(result["streams"])
-    told = f"{streams}, probe {result['setting']}; shares among {result['classes']} classes, not calibrated"
+    told = f"{streams}, {result['setting']}; shares among {result['classes']} classes, not calibrated"
     table = Table(title=result["run"], caption=told, title_justify="left", caption_justify="left")
     table.add_column("clip", overflow="fold")
     table.add_column("class", overflow="fold")

@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_goes_on(run: Path, tmp_pat
     expected = ["notes.txt: neither", "bare: no .skeleton and no .npz", "missing.skeleton: no such file", "broken.npz: not a readable .npz"]
     expected += ["other.npz: no exchange file", "cut.skeleton: truncated", "nobody.skeleton: no body", "empty.skeleton: the file is empty"]
     expected += ["gone: no body", "kinect1.npz: 000000: 20 joints (ucla20), but the run was trained on 25 (ntu25)"]
-    assert len(lines) == len(expected) == len(answer["failed"]) and last == "10 could not be predicted, 4 clips were"
+    assert len(lines) == len(expected) == len(answer["failed"]) and last == "predicted: 4, not predicted: 10"
     assert long == f"1 of 4 are longer than 300 frames; the first 300 count, as in training: {folder / 'long.skeleton'}"
     assert all(sum(part in line for line in lines) == 1 for part in expected), lines
     assert sorted(failure["reason"] for failure in answer["failed"]) == sorted(lines)
