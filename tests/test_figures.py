@@ -24,17 +24,19 @@ from jobs.figure_probe import accuracy_bars, confusion_matrix
 from jobs.figure_style import save
 from jobs.figure_tsne import tsne_figure
 from jobs.figures import Figures
+from jobs.pretrain import Pretrain
 from jobs.representations import AFTER, BEFORE, EXCHANGED, SKELETONS, Points, represented
-from jobs.run_folder import RunFolder, read_json, write_json
+from jobs.run_folder import RunFolder, write_json
 from jobs.scores import Scores, write_scores
 from launch import figures as script
 from shards import protocols
 from shards.errors import InputError
-from shards.manifest import sha256_of
+from shards.manifest import Caption, sha256_of
+from shards.pack import pack
 from shards.stream import PackedSet
 from tests import runs_example
-from tests.believers import believing
-from tests.moves import finished_run, packed_moves
+from tests.believers import CONFIG, trained_run
+from tests.moves import Moves, finished_run, packed_moves
 from tests.words import Words
 
 ACCURACIES = ("linear", "knn1", "random_linear", "random_knn1", "raw_linear", "raw_knn1")
@@ -202,13 +204,27 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def believer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PackedSet]:
-    """A run with a caption branch: RUNS/believes with its joint stream, and its set."""
-    return believing(tmp_path_factory.mktemp("runs") / "runs", steps=3, permuted=True, features=Words())
+    """A run with a caption branch: RUNS/believes with its joint stream, and its set of 48 clips with 20 captions."""
+    folder, source = tmp_path_factory.mktemp("believer"), Moves()
+    captions = {sample.key: Caption(f"caption number {i % 20}", "import") for i, sample in enumerate(source.samples())}
+    pack(source, folder / "packed", captions=captions, features=Words())
+    packed = PackedSet.open(folder / "packed")
+    job = Pretrain.of("acsar-small", packed.path, "believes", method=CONFIG, batch_size=8, steps=1, runs=folder, streams=("joint",))
+    return trained_run(job, packed), packed
+
+
+def test_a_run_with_captions_is_mapped_before_and_after_modulation(believer: tuple[Path, PackedSet]) -> None:
+    run, _ = believer
+    [path] = Figures(run=run, mistakes=0)()
+    assert path == run / "figures" / "tsne.png" and path.read_bytes().startswith(b"\x89PNG")
+    record = drawn.read_record(run)
+    assert sorted(record["left_out"]) == ["classes", "probe", "training"] and "has not been probed" in record["left_out"]["probe"]
+    assert "before modulation" in record["findings"][0] and "with captions exchanged" in record["findings"][0]
 
 
 def test_what_is_mapped_is_what_the_contrast_sees(believer: tuple[Path, PackedSet]) -> None:
     run, packed = believer
-    method, keys = weights.load_whole(RunFolder(run / "joint")), [entry.key for entry in packed.samples[:40]]
+    method, keys = weights.load_whole(RunFolder(run / "joint")), [entry.key for entry in packed.samples[:30]]
     cpu, rows = torch.device("cpu"), packed.load(keys)
     joints, frames = torch.from_numpy(rows.joints), torch.from_numpy(rows.frames)
     found = {points.name: points for points in represented(method, packed, keys, cpu)}
@@ -311,10 +327,6 @@ def test_every_figure_of_a_probed_run_and_why_others_are_not_there(tmp_path: Pat
     for stream in ("joint", "bone"):
         runs_example.begin(run / stream, 1, "", 60)
         runs_example.training(run / stream, 1, 60)
-    assert [path.name for path in Figures(run=run, points=0)()] == ["loss.png", "terms.png"]
-    left_out = read_json(run / "figures" / "figures.json")["left_out"]
-    assert sorted(left_out) == ["classes", "mistakes", "probe"] and "has not been probed" in left_out["probe"]
-
     probed(run, packed)
     probed(other, packed, ("joint",), wrong=5)
     job = Figures(run=run, against=other, mistakes=2, points=20)
