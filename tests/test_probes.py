@@ -187,7 +187,8 @@ def test_classifier_b_follows_the_course() -> None:
 
 def test_test_labels_steer_nothing() -> None:
     (x, y), (test, truth) = blobs(90, 3, 1), blobs(30, 3, 2)
-    plain, told, lied = (probes.linear_probe(x, y, test, 3, probes.unit(), 0, None, t) for t in (None, truth, (truth + 1) % 3))
+    schedule = ProbeSchedule(epochs=10, unit=True, min_batches=4)
+    plain, told, lied = (probes.linear_probe(x, y, test, 3, schedule, 0, None, t) for t in (None, truth, (truth + 1) % 3))
     assert torch.equal(plain.scores, told.scores) and torch.equal(plain.scores, lied.scores) and torch.equal(plain.last, plain.scores)
     assert plain.accuracy == () and max(told.accuracy) == 1.0 and max(lied.accuracy) < 0.5
 
