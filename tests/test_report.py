@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from jobs import environment, results, stages
-from jobs.fuse import Fuse
 from jobs.probe import Probe
 from jobs.report import Report, pretrain_command
 from jobs.report_tables import Collection
@@ -195,19 +194,15 @@ def test_semi_supervised_and_fine_tuned_numbers_have_tables(tmp_path: Path) -> N
     assert float(tuned["AC-SAR (captions motion), xsub, J+B"]["NTU-60 x-sub"]) == 90.0
 
 
-def test_what_probe_and_fuse_write_is_what_the_report_reads(tmp_path: Path) -> None:
-    packed = packed_moves(tmp_path / "packed")
-    run = finished_run(tmp_path / "runs" / "tiny", packed, ("joint", "motion"))
-    numbers, fused = Probe(run=run)(), Fuse(run=run)()
+def test_what_the_probe_writes_is_what_the_report_reads(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "runs" / "tiny", packed_moves(tmp_path / "packed", per=2))
+    numbers = Probe(run=run)()["joint"]
     made = Report(runs=(run,), out=tmp_path / "out")()
-    found = rows_of(made, "streams-1")
-    assert [float(found[name]["packed own split"]) for name in ("J", "M", "J+M")] == pytest.approx(
-        [numbers["joint"]["linear"], numbers["motion"]["linear"], fused["top1"]]
-    )
-    raw = rows_of(made, "knn-motion")["raw clips, no network"]
-    assert float(raw["packed own split"]) == pytest.approx(numbers["motion"]["raw_knn1"])
-    every = rows_of(made, "differences-1")
-    assert len(every) == 2 and made["unfinished"] == []
+    linear, nearest = rows_of(made, "linear-joint"), rows_of(made, "knn-joint")
+    assert float(linear["tiny (tiny)"]["packed own split"]) == pytest.approx(numbers["linear"])
+    assert float(linear["random encoder"]["packed own split"]) == pytest.approx(numbers["random_linear"])
+    assert float(nearest["raw clips, no network"]["packed own split"]) == pytest.approx(numbers["raw_knn1"])
+    assert len(rows_of(made, "differences-1")) == 2 and made["unfinished"] == []
 
 
 class Links(HTMLParser):
