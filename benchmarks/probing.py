@@ -216,6 +216,7 @@ def every_epoch(network: nn.Module, joints: Tensor, truth: Tensor, train: int, s
     network.eval()
     scores = torch.empty(0)
     for epoch in range(schedule.epochs):
+        optimiser.param_groups[0]["lr"] = schedule.rate(epoch)
         for rows in torch.randperm(train, generator=probes._generator(0, epoch)).split(schedule.batch_of(train)):
             optimiser.zero_grad()
             nn.functional.cross_entropy(network(joints[rows]), truth[rows]).backward()
