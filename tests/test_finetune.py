@@ -178,6 +178,9 @@ def test_ranks_agree(run: Path, tuned: tuple[dict[str, Any], RunFolder]) -> None
     for told in run_ranks(tuned_on, 2, run):
         assert told[:-2] == pytest.approx(alone, rel=1e-3)
         assert told[-2:] == [result["top1"], 24.0]
+    ours, theirs = (read_scores(path / "scores.npz") for path in (run / "finetune" / "world2" / "joint", folder.path))
+    assert ours.keys == theirs.keys
+    torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=0.002)
 
 
 @pytest.mark.parametrize(
