@@ -55,11 +55,18 @@ class Sweep:
         return [Line(row, self._runs(row)) for row in ablation.rows]
 
     def jobs(self) -> list[Pretrain]:
-        """Every distinct run of all tables, seed by seed in the tables' order: what comes first is worth most if the rest is not done.
+        """Every distinct run of all tables, seed by seed, of each table first the proposed line, with which the others are compared.
 
         Raises InputError where captions are not what they are called, or a name belongs to a run of another configuration."""
         self._check()
-        every = [line.runs[seed] for seed in self.seeds for a in self.ablations().values() for line in self.lines(a) if line.runs]
+        every = [
+            line.runs[seed]
+            for seed in self.seeds
+            for ablation in self.ablations().values()
+            for first in (True, False)
+            for line in self.lines(ablation)
+            if line.runs and (line.row.name == ablation.proposed) is first
+        ]
         found = list({job.name: job for job in every}.values())
         for job in found:
             self._same(job)
