@@ -34,7 +34,7 @@ def real_data() -> Path:
 
 
 class MarkCount:
-    """Counts what ran by mark, so that a green run that tested nothing is seen. Marks travel with the reports, from worker processes too."""
+    """Counts what ran by mark, so that a green run that tested nothing is seen. Marks come with reports, from worker processes too."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Counter[str]] = {mark: Counter() for mark in MARKS}
