@@ -217,6 +217,8 @@ def _probe_commands(run: Run) -> list[str]:
         words = ["--schedule paper"] if setting.schedule == "paper" else []
         words += [f"--protocol {setting.protocol} --transductive"] if setting.transductive else []
         words += [f"--transfer {setting.data}"] if setting.transfer else []
+        seeds = {int(report.get("seed", 0)) for report in reached.probes.values()}
+        words += [f"--seed {seed}" for seed in seeds if seed and len(seeds) == 1]
         lines.append(" ".join(["python launch/probe.py --run", shlex.quote(run.name), *words]))
     return [*lines, f"python launch/fuse.py --run {shlex.quote(run.name)}"] if any(reached.fused for reached in run.reached) else lines
 

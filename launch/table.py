@@ -23,10 +23,12 @@ def accuracy_table(results: dict[str, dict[str, float]], title: str) -> None:
         "test accuracy in %; linear: at the epoch that held-aside training subjects chose; last: the last epoch; "
         "*best: the epoch that is best on the test part, the field's habit; random: encoder before pretraining; raw: 64-frame clips"
     )
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    console = Console()
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
+    table = Table(caption=caption, caption_justify="left")
     table.add_column("\nstream")
     for name, _ in COLUMNS:
         table.add_column(name, justify="right")
     for stream, row in results.items():
         table.add_row(stream, *(f"{row[key]:.1f}" if key in row else "-" for _, key in COLUMNS))
-    Console().print(table)
+    console.print(table)
