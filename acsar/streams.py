@@ -10,6 +10,7 @@ from acsar.skeleton import Skeleton
 
 Stream = Literal["joint", "bone", "motion"]
 STREAMS: tuple[Stream, ...] = ("joint", "bone", "motion")
+LETTERS: dict[str, str] = {"joint": "J", "bone": "B", "motion": "M"}  # in the names of fusions: J+B+M
 _WORDS = {4: torch.float32, 8: torch.float64, 16: torch.complex128}
 
 

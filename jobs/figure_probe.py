@@ -9,8 +9,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from acsar import probes
+from acsar.streams import LETTERS
 from jobs.figure_style import FUSED, NAMED, dress, short
-from jobs.fuse import LETTERS, fused
+from jobs.fuse import fused
 from jobs.scores import Scores
 from shards.class_names import named as names_of
 

@@ -24,7 +24,7 @@ import torch
 from acsar.ac_sar import ACSARConfig
 from acsar.scdnet import SCDNet
 from acsar.skeleton import SKELETONS
-from acsar.streams import STREAMS
+from acsar.streams import LETTERS, STREAMS
 from jobs import features, figure_motion, journal, maps, weights
 from jobs.batches import by_hash
 from jobs.class_comparison import compare
@@ -35,7 +35,7 @@ from jobs.figure_curves import Records, loss_curves, loss_terms
 from jobs.figure_probe import accuracy_bars, confusion_matrix
 from jobs.figure_style import save
 from jobs.figure_tsne import tsne_figure
-from jobs.fuse import LETTERS, fused, probed_setting, read_streams
+from jobs.fuse import fused, probed_setting, read_streams
 from jobs.representations import represented
 from jobs.run_folder import RunFolder, read_json, write_bytes, write_json
 from jobs.scores import Scores, joined

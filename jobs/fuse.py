@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from acsar import probes
-from acsar.streams import STREAMS
+from acsar.streams import LETTERS, STREAMS
 from jobs import fusion_weights
 from jobs.class_comparison import Comparison, compare
 from jobs.fusion_weights import WEIGHT as WEIGHT
@@ -27,7 +27,6 @@ from shards.errors import InputError
 from shards.manifest import sha256_of
 from shards.protocols import PROTOCOLS
 
-LETTERS = {"joint": "J", "bone": "B", "motion": "M"}
 Rule = Literal["softmax", "logits"]
 # what streams that are fused have in common: the set, who tests, and how their classifiers came about
 SAME_WAY = (*SAME_CLIPS, "schedule", "transfer", "seed", "fraction", "draw", "frozen", "scratch")

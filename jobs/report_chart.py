@@ -5,8 +5,7 @@ import math
 from collections.abc import Sequence
 
 from jobs import published
-from jobs.report_tables import Collection, probed, subset
-from jobs.report_words import NAMES
+from jobs.report_tables import NAMES, Collection, probed, subset
 from jobs.results import Setting
 from jobs.tables import Cell
 

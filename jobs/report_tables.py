@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from acsar.ablations import ABLATIONS
-from acsar.streams import STREAMS
+from acsar.streams import LETTERS, STREAMS
 from jobs import published, results
-from jobs.fuse import LETTERS
 from jobs.results import Reached, Run, Setting
 from jobs.tables import Cell, Row, Table, over_seeds
 

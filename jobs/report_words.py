@@ -9,8 +9,7 @@ import torch
 
 from acsar import probes
 from jobs import published, results
-from jobs.fuse import LETTERS
-from jobs.report_tables import Collection
+from jobs.report_tables import NAMES, Collection
 from jobs.results import Reached, Right, Run, Setting
 from jobs.tables import DASH, Cell, Row, Table, over_seeds
 from jobs.verdicts import chosen_epoch, warnings
@@ -18,7 +17,6 @@ from jobs.verdicts import chosen_epoch, warnings
 PAIRS = 4  # methods of which each is compared with each; of more, each with the first
 REFERENCES = {"random": "its random encoder", "raw": "the raw clips (no network)"}
 BEATS, BELOW, SAME = "beats", "is beaten by", "does not differ beyond the interval from"
-NAMES = {letter: stream for stream, letter in LETTERS.items()}
 
 CHOICES = (
     ("stem", "one trunk", "two trunks", "shared for AC-SAR, split for SCD-Net"),

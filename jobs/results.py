@@ -14,10 +14,10 @@ from acsar import probes
 from acsar.ablations import TEXTS, rows_of
 from acsar.ac_sar import ACSARConfig
 from acsar.recipes import RECIPES
-from acsar.streams import STREAMS
+from acsar.streams import LETTERS, STREAMS
 from jobs import journal, published, replay, weights
 from jobs.codec import decode, encode
-from jobs.fuse import LETTERS, WEIGHT
+from jobs.fuse import WEIGHT
 from jobs.run_folder import RunFolder, read_json
 from jobs.scores import Scores, joined, read_scores
 from shards import manifest

@@ -14,6 +14,7 @@ from acsar import probes
 from acsar.ablations import ABLATIONS, TEXTS, Ablation, Row, Texts, configured
 from acsar.ac_sar import ACSARConfig
 from acsar.scdnet import SCDNetConfig
+from acsar.streams import LETTERS
 from jobs import journal, tables
 from jobs.configuration import same_configuration
 from jobs.pretrain import Pretrain
@@ -25,7 +26,6 @@ from shards.errors import InputError
 from shards.stream import PackedSet
 
 PAPER = ("ntu60", "xsub")  # set and protocol of the published numbers, which are of the joint stream
-LETTERS = {"joint": "J", "bone": "B", "motion": "M"}
 WORD = "word"
 
 
