@@ -70,7 +70,6 @@ def test_the_demo_leaves_a_comparison_in_mlflow(demo: tuple[Path, str]) -> None:
         assert (runs / "demo" / stream / "result.json").is_file() and (runs / "demo" / "probe" / "xsub" / f"{stream}.json").is_file()
 
 
-@pytest.mark.cluster
 def test_the_pictures_are_made_again_by_one_command(demo: tuple[Path, str], tmp_path: Path) -> None:
     runs, _ = demo
     told = {**os.environ, "PYTHON": sys.executable}
