@@ -15,7 +15,7 @@ from acsar import draws, probes
 from acsar.ac_sar import ACSAR
 from acsar.agreement import agreement, reliance_by_sample
 from acsar.types import Batch
-from jobs import targets, weights
+from jobs import environment, targets, weights
 from jobs.batches import choose, to_batch
 from jobs.features import BATCH
 from jobs.run_folder import RunFolder, read_json
@@ -73,7 +73,7 @@ def judge(run: Path, streams: Sequence[str] = (), data: Path | None = None) -> J
     first = configs[names[0]]
     packed = targets.open_set(data or Path(first["job"]["data"]), first["facts"]["content_id"], run)
     methods = {name: weights.load_whole(RunFolder(run / name)) for name in names}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = environment.device()
     job, facts = first["job"], first["facts"]
     parts = choose(packed, facts["protocol"], job["seed"], job["batch_size"] if job["aside"] is None else job["aside"])
     aside, keys = _captioned(packed, parts.aside), _captioned(packed, parts.keys)

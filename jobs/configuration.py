@@ -40,7 +40,7 @@ def same_configuration(folder: RunFolder, job: Any, ids: Mapping[str, str]) -> N
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
     """In words, the fields in which two jobs (as JSON) are not the same experiment; "" when they are."""
-    then, now = _flat(then), _flat(now)
+    then, now = flat(then), flat(now)
     then = {**{name: value for name, value in BEFORE.items() if name in now}, **then}
     names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name) and name not in MAY_DIFFER]
     return ", ".join(f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in names)
@@ -51,8 +51,9 @@ def submission() -> dict[str, str]:
     return {"tag": failures.tag(), "job": failures.job()}
 
 
-def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{field: value} of nested JSON, nested names joined by dots."""
+    found: dict[str, Any] = {}
     for name, value in document.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found

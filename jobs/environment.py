@@ -20,6 +20,11 @@ def facts() -> dict[str, Any]:
     return {"commit": commit(), "versions": versions(), **host()}
 
 
+def device() -> torch.device:
+    """The accelerator where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def host() -> dict[str, Any]:
     """This machine and process."""
     cuda = torch.cuda.is_available()

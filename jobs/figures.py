@@ -25,7 +25,7 @@ from acsar.ac_sar import ACSARConfig
 from acsar.scdnet import SCDNet
 from acsar.skeleton import SKELETONS
 from acsar.streams import LETTERS, STREAMS
-from jobs import features, figure_motion, journal, maps, weights
+from jobs import environment, features, figure_motion, journal, maps, weights
 from jobs.batches import by_hash
 from jobs.class_comparison import compare
 from jobs.codec import encode
@@ -40,7 +40,7 @@ from jobs.representations import represented
 from jobs.run_folder import RunFolder, read_json, write_bytes, write_json
 from jobs.scores import Scores, joined
 from jobs.settings import Schedule
-from jobs.targets import find_run, finished, open_set, streams_in
+from jobs.targets import check_streams, find_run, finished, open_set, streams_in
 from jobs.verdicts import reports
 from shards import protocols
 from shards.class_names import named
@@ -189,7 +189,7 @@ class _Drawing:
         def make() -> list[maps.Cloud | None]:
             method = weights.load_whole(folder) if spoken else weights.load_encoder(folder.encoder)
             assert isinstance(method, SCDNet)
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            device = environment.device()
             self.say(f"maps: {stream}, {len(keys)} clips of the {self.asked.part} part")
             found = represented(method.to(device), packed, keys, device, self._kept(packed, stream, sha, keys))
             return [maps.mapped(points, labels, clusters, self.asked.seed) for points in found]
@@ -243,8 +243,7 @@ class _Drawing:
         return _letters(list(self.streams))
 
     def _stream(self) -> str:
-        if self.asked.stream and self.asked.stream not in STREAMS:
-            raise InputError(f"unknown stream {self.asked.stream!r}; one of {', '.join(STREAMS)}")
+        check_streams([self.asked.stream] if self.asked.stream else [])
         done = [name for name in streams_in(self.run) if RunFolder(self.run / name).result.is_file()]
         if not self.asked.stream and not done:
             raise InputError(f"no stream of {self.run} has finished pretraining; give its pretrain command again")

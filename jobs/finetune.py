@@ -13,7 +13,6 @@ import acsar
 from acsar import probes
 from acsar.finetune import FineTuned, crop_only
 from acsar.scdnet import SCDNet
-from acsar.streams import STREAMS
 from acsar.types import Batch, Method
 from jobs import checkpoint, classifier, environment, features, journal, weights
 from jobs import engine as deepspeed
@@ -28,7 +27,17 @@ from jobs.schedule import Schedule
 from jobs.scores import Scores, write_scores
 from jobs.settings import setting
 from jobs.subsets import Draw, subset, unlabelled_classes
-from jobs.targets import Target, checked_protocol, configurations, find_run, of_run, of_transfer, streams_of, transfer_protocol
+from jobs.targets import (
+    Target,
+    check_streams,
+    checked_protocol,
+    configurations,
+    find_run,
+    of_run,
+    of_transfer,
+    streams_of,
+    transfer_protocol,
+)
 from jobs.train_loop import Interrupted, Outcome
 from shards.errors import InputError
 from shards.manifest import sha256_of
@@ -81,8 +90,7 @@ class Finetune:
         """Fine-tune one stream to its end, to --stop-after or until a signal, from wherever it stands; every rank calls this.
 
         Returns what result.json holds once it is finished; see `jobs.fit.fit`. Raises InputError for what the user can mend."""
-        if stream not in STREAMS:
-            raise InputError(f"unknown stream {stream!r}; one of {', '.join(STREAMS)}")
+        check_streams([stream])
         job = resolved(self)
         start = {"from_encoder_sha256": start_of(job, stream)}
         return fit(job, stream, RunFolder(job.folder / stream), data_of(job), start, _Run)
@@ -122,8 +130,7 @@ def resolved(job: Finetune) -> Finetune:
         raise InputError("--scratch and --frozen: random weights that stay as they are learn nothing; leave one of them out")
     if any(not 0 < share < 1 for share in job.drops) or list(job.drops) != sorted(job.drops):
         raise InputError(f"--drops {' '.join(map(str, job.drops))}: give rising shares of the schedule, such as 0.625 0.875")
-    if wrong := [name for name in job.streams if name not in STREAMS]:
-        raise InputError(f"unknown stream {wrong[0]!r}; one of {', '.join(STREAMS)}")
+    check_streams(job.streams)
     run = find_run(job.run, job.runs).resolve()
     streams = job.streams or tuple(streams_of(run))
     facts = _configuration(run, streams)["facts"]

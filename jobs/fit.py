@@ -6,6 +6,7 @@ Ranks, attempts, checkpoints, journal, heartbeat, interruptions and config.json 
 import contextlib
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class Planned(Protocol):
 
 
 @dataclass
-class Fit:
+class Fit(ABC):
     """One stream on this rank. A subclass says what `data`, `method`, `facts`, `schedule`, `train` and `finish` are."""
 
     job: Any  # a dataclass: its fields are the configuration
@@ -47,22 +48,23 @@ class Fit:
     beat: Heartbeat
     plan: Any = field(init=False)  # a Planned, from `prepare` on
 
+    @abstractmethod
     def prepare(self) -> None:
         """Choose samples and make `plan`, on every rank. Raises InputError for what does not fit the data or the ranks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def method(self) -> Method:
         """What is trained, the same on every rank."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What config.json says besides the job."""
-        raise NotImplementedError
 
+    @abstractmethod
     def schedule(self) -> Schedule:
         """The learning rate by step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def train(
         self,
         engine: deepspeed.DeepSpeedEngine,
@@ -72,11 +74,10 @@ class Fit:
         interrupted: Interrupted,
     ) -> Outcome:
         """Run the loop from the start's step on; see `loop`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, method: Method, attempt: int, outcome: Outcome) -> dict[str, Any]:
         """Called on every rank when the loop has left: at the schedule's end the results as files, result.json last; what it says."""
-        raise NotImplementedError
 
     def __call__(self, interrupted: Interrupted) -> dict[str, Any]:
         job, ranks, self.beat.phase = self.job, self.ranks, "loading"

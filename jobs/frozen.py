@@ -4,13 +4,13 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from jobs import codec, features
+from jobs import codec, environment, features
 from jobs.engine import Ranks
 from jobs.features import Features
 from jobs.targets import Target
@@ -22,14 +22,9 @@ REFERENCES = ".references"  # below the folder of runs: what raw clips and rando
 Progress = Callable[[int, int], None]
 
 
-def device_of() -> torch.device:
-    """The accelerator where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def alone() -> Ranks:
     """This process as the only rank."""
-    return Ranks(0, 1, device_of(), "", "")
+    return Ranks(0, 1, environment.device(), "", "")
 
 
 @dataclass(frozen=True)
@@ -87,9 +82,9 @@ class Frozen:
             features.write(path, self.keys, spec, features.encoded(encode, self.packed, self.keys, self.ranks.device))
             yield features.read(path)
 
-    @property
+    @cached_property
     def encoder(self) -> str:
-        """sha256 of the encoder's file."""
+        """sha256 of the encoder's file, which is large: read once."""
         return sha256_of(self.target.weights)
 
     @property

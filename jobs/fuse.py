@@ -22,7 +22,7 @@ from jobs.fusion_weights import WEIGHT as WEIGHT
 from jobs.run_folder import RunFolder, read_json, write_json
 from jobs.scores import SAME_CLIPS, Scores, joined, read_scores
 from jobs.settings import Schedule, setting
-from jobs.targets import find_run
+from jobs.targets import check_streams, find_run
 from shards.errors import InputError
 from shards.manifest import sha256_of
 from shards.protocols import PROTOCOLS
@@ -200,9 +200,7 @@ def fused(streams: Sequence[Scores]) -> Tensor:
 
 def _read(run: Path, folder: Path, wanted: Sequence[str], tuned: bool) -> dict[str, Scores]:
     """Scores of streams from RUNS/NAME/probe/SETTING, or (tuned) of RUNS/NAME/finetune/TRIAL."""
-    unknown = [name for name in wanted if name not in STREAMS]
-    if unknown:
-        raise InputError(f"unknown stream {unknown[0]!r}; one of {', '.join(STREAMS)}")
+    check_streams(wanted)
     files: dict[str, Path] = {name: folder / (f"{name}/scores.npz" if tuned else f"{name}.scores.npz") for name in STREAMS}
     names = [name for name in STREAMS if name in wanted or (not wanted and files[name].is_file())]
     if not names:

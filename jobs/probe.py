@@ -23,7 +23,6 @@ from torch import Tensor
 
 from acsar import probes
 from acsar.probes import LinearResult, ProbeSchedule
-from acsar.streams import STREAMS
 from jobs import classifier, engine, features
 from jobs.classifier import Classifier
 from jobs.engine import Ranks
@@ -32,7 +31,7 @@ from jobs.frozen import REFERENCES, Frozen, Progress, alone
 from jobs.run_folder import read_json, write_json
 from jobs.scores import Scores, read_arrays, write_arrays, write_scores
 from jobs.settings import Schedule, setting
-from jobs.targets import Target, default_runs, find_run, of_run, of_transfer, of_weights, protocol_for
+from jobs.targets import Target, check_streams, default_runs, find_run, of_run, of_transfer, of_weights, protocol_for
 from jobs.verdicts import verdicts
 from shards import protocols
 from shards.errors import InputError
@@ -140,9 +139,7 @@ class Probe:
         """The packed set, the encoders, the protocol, and the folder of the run or of the results."""
         if (self.run is None) == (self.weights is None):
             raise InputError("give either --run RUNS/NAME, or --weights FILE with --data DIR")
-        wrong = [name for name in self.streams if name not in STREAMS]
-        if wrong:
-            raise InputError(f"unknown stream {wrong[0]!r}; one of {', '.join(STREAMS)}")
+        check_streams(self.streams)
         if self.run is not None:
             run = find_run(self.run, self.runs)
             if self.transfer is not None:

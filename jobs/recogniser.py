@@ -11,10 +11,10 @@ from torch import Tensor
 from acsar.skeleton import SKELETONS, by_joints
 from acsar.streams import STREAMS, Stream
 from acsar.types import Method
-from jobs import classifier, weights
+from jobs import classifier, environment, weights
 from jobs.classifier import Classifier
 from jobs.run_folder import RunFolder
-from jobs.targets import finished, streams_in
+from jobs.targets import check_streams, finished, streams_in
 from shards.errors import InputError
 from shards.manifest import sha256_of
 from shards.normalise import F32, NORMALISATIONS, normalise
@@ -45,9 +45,7 @@ def load(run: Path, setting: str = "", trial: str = "", streams: Sequence[str] =
 
     Streams: those that have a classifier, unless they are named. Raises InputError where there is none, where a classifier goes with
     another encoder, and where streams were trained on different sets, protocols, schedules or classes."""
-    unknown = [name for name in streams if name not in STREAMS]
-    if unknown:
-        raise InputError(f"unknown stream {unknown[0]!r}; one of {', '.join(STREAMS)}")
+    check_streams(streams)
     if setting and trial:
         raise InputError("--setting names a probe and --trial a fine-tuning; give one of them")
     place = _trial(run, trial) if trial else _setting(run, setting)
@@ -146,4 +144,4 @@ def _network(stream: Stream, head: Path, encoder: Path) -> Recogniser:
     width = trained.weight.shape[1]
     if weights.config(encoder).stream != stream or trained.facts["stream"] != stream or width != 2 * weights.config(encoder).width:
         raise InputError(f"{head} and {encoder} are not of one {stream} encoder; probe the run again")
-    return Recogniser(stream, method.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")), trained)
+    return Recogniser(stream, method.to(environment.device()), trained)

@@ -15,7 +15,7 @@ from acsar.ablations import TEXTS, rows_of
 from acsar.ac_sar import ACSARConfig
 from acsar.recipes import RECIPES
 from acsar.streams import LETTERS, STREAMS
-from jobs import journal, published, replay, weights
+from jobs import configuration, journal, published, replay, weights
 from jobs.codec import decode, encode
 from jobs.fuse import WEIGHT
 from jobs.run_folder import RunFolder, read_json
@@ -123,7 +123,7 @@ class Run:
     @cached_property
     def flat(self) -> dict[str, Any]:
         """The job's fields by their flags' names."""
-        return _flat(self.job)
+        return configuration.flat(self.job)
 
     @property
     def apart(self) -> bool:
@@ -271,18 +271,11 @@ def _task(report: Mapping[str, Any], scores: Mapping[str, Scores]) -> str:
     return hashlib.sha256(repr((pairs, one.classes, report["train"])).encode()).hexdigest()
 
 
-def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in document.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + str(name): value}
-    return flat
-
-
 def recipe_fields(recipe: str) -> dict[str, Any]:
     """A recipe's values by their flags' names; {} for one that is not known here."""
     if recipe not in RECIPES:
         return {}
-    return _flat({name: value for name, value in encode(RECIPES[recipe]).items() if name != "description"})
+    return configuration.flat({name: value for name, value in encode(RECIPES[recipe]).items() if name != "description"})
 
 
 def changes(run: Run) -> dict[str, tuple[Any, Any]]:

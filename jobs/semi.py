@@ -19,7 +19,6 @@ from torch import Tensor
 from acsar import probes
 from acsar.probes import ProbeSchedule
 from acsar.recipes import BENCHMARKS
-from acsar.streams import STREAMS
 from jobs import features
 from jobs.features import Features
 from jobs.frozen import REFERENCES, Frozen, Progress, alone
@@ -28,7 +27,7 @@ from jobs.run_folder import write_json
 from jobs.scores import read_arrays, write_arrays
 from jobs.settings import Schedule, semi_setting
 from jobs.subsets import Draw, subset, unlabelled_classes
-from jobs.targets import Target, checked_protocol, configurations, find_run, of_run, of_transfer, transfer_protocol
+from jobs.targets import Target, check_streams, checked_protocol, configurations, find_run, of_run, of_transfer, transfer_protocol
 from jobs.verdicts import compare
 from shards.errors import InputError
 from shards.stream import PackedSet
@@ -61,9 +60,7 @@ class Semi:
         hears of clips that have gone through an encoder. Raises InputError for what the user can mend."""
         if self.repeats < 1 or not self.fractions:
             raise InputError(f"--repeats {self.repeats} --fractions {','.join(map(str, self.fractions))}: give one of each at least")
-        wrong = [name for name in self.streams if name not in STREAMS]
-        if wrong:
-            raise InputError(f"unknown stream {wrong[0]!r}; one of {', '.join(STREAMS)}")
+        check_streams(self.streams)
         job = resolved(self)
         run = job.run
         if job.transfer is None:

@@ -52,6 +52,13 @@ def default_runs() -> Path:
     return Path(os.environ.get("ACSAR_RUNS", "runs"))
 
 
+def check_streams(names: Sequence[str]) -> None:
+    """Raise InputError for a name that is no stream."""
+    unknown = [name for name in names if name not in STREAMS]
+    if unknown:
+        raise InputError(f"unknown stream {unknown[0]!r}; one of {', '.join(STREAMS)}")
+
+
 def streams_in(run: Path) -> list[Stream]:
     """The streams that have a configuration in RUNS/NAME."""
     return [name for name in STREAMS if RunFolder(run / name).config.is_file()]

@@ -13,6 +13,7 @@ import acsar
 from acsar.encoder import FRAMES, PEOPLE
 from acsar.skeleton import SKELETONS
 from acsar.types import Batch
+from jobs import environment
 from jobs.codec import encode
 from jobs.engine import use_bf16
 from jobs.journal import read
@@ -57,7 +58,7 @@ def measure(job: Pretrain, rows: Iterable[int], threads: int, steps: int = 3) ->
 
     threads: of a CPU; this process keeps so many."""
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = environment.device()
     packed = PackedSet.open(job.data)
     shape, skeleton = packed.text_shape or (77, 512), packed.manifest["skeleton"]
     method = acsar.build(job.method, skeleton, shape, job.seed).train().to(device)
